@@ -1,0 +1,37 @@
+"""What may go wrong by a user's hand. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: what is wrong, where, and what to do. The program ends with exit code 2.
+
+    Args:
+        what: the problem, with the value that caused it.
+        where: `file`, `file:line` or the like; empty when the problem has no place.
+        mend: what to do about it; empty when `what` says it.
+    """
+
+    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
+        self.what, self.where, self.mend = what, where, mend
+        super().__init__(self.line())
+
+    def line(self) -> str:
+        """The whole message on one line: `where: what (mend)`."""
+        text = " ".join(self.what.split())
+        if self.where:
+            text = f"{self.where}: {text}"
+        return f"{text} → {' '.join(self.mend.split())}" if self.mend else text
+
+
+class UserErrors(UserError):
+    """Several mistakes found in one go, such as every wrong field of a recipe."""
+
+    def __init__(self, errors: Sequence[UserError]) -> None:
+        self.errors = list(errors)
+        Exception.__init__(self, self.line())
+
+    def line(self) -> str:
+        return "\n".join(error.line() for error in self.errors)
