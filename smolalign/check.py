@@ -1,0 +1,153 @@
+"""`smolalign check`: what can be wrong with a chain, found before any weight is loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smolalign.errors import UserError
+from smolalign.look import KIND_OF_ROWS, Chain, first_rows, require_step, sources_ahead, tokenizer_ahead
+from smolalign.pipeline import resolve_model
+from smolalign.recipe.load import Recipe
+from smolalign.recipe.schema import DataSource, EvalStep, TrainStep, TuneStep
+from smolalign.rows import RowKind
+
+# Rows of each source that are read, rendered and measured.
+SAMPLE_ROWS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at in a step: fine, worth a warning, or wrong."""
+
+    step: str
+    text: str = ""
+    warning: bool = False
+    problem: UserError | None = None
+
+
+def check_steps(steps: Mapping[str, Recipe], run_folder: Path, only: str | None = None) -> Iterator[Finding]:
+    """Look at every step of a chain. The quick looks at files come first; if all is well there, the slow ones follow.
+
+    Args:
+        steps: recipes by step name, in order.
+        run_folder: where they would run.
+        only: look at this step alone; the others say what its `@step` references will be.
+    """
+    chain = Chain(steps, run_folder)
+    looked_at = {name: recipe for name, recipe in steps.items() if only in (None, name)}
+    wrong = False
+    for name, recipe in looked_at.items():
+        for finding in [*_check_output(name, chain), *_check_inputs(name, recipe, chain)]:
+            wrong = wrong or finding.problem is not None
+            yield finding
+    if not wrong:
+        for name, recipe in looked_at.items():
+            yield from _check_training(name, recipe, chain)
+
+
+def _check_output(name: str, chain: Chain) -> Iterator[Finding]:
+    folder = (chain.run_folder / name).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK) or not folder.is_dir():
+        problem = UserError("cannot write there", where=str(folder), mend="choose another --out")
+        yield Finding(name, problem=problem)
+
+
+def _check_inputs(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
+    """That every model and every source is there, and that the first rows of each source can be read."""
+    for reference in _models(recipe):
+        try:
+            if reference.startswith("@"):
+                require_step(reference, recipe, chain, name)
+            else:
+                resolve_model(reference, recipe, chain.run_folder)
+        except UserError as error:
+            yield Finding(name, problem=error)
+    for data, kind in _sources(recipe):
+        try:
+            if data.source.startswith("@"):
+                require_step(data.source, recipe, chain, name)
+                continue
+            for source in sources_ahead(data, recipe, chain):
+                found = first_rows(source, kind, SAMPLE_ROWS)
+                yield Finding(name, f"{data.source}: {found.format}, {_counted(found.rows_in)} read")
+        except UserError as error:
+            yield Finding(name, problem=error)
+
+
+def _check_training(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
+    """That the trainer takes its fields, that the template trains its stop token, and that rows fit."""
+    step = recipe.step
+    if not isinstance(step, TrainStep):
+        return
+    try:
+        _build_trainer_config(step, recipe.kind, chain.run_folder / name)
+        yield Finding(name, "trainer fields are valid")
+        if isinstance(step, TuneStep):
+            yield from _check_rendering(name, recipe, step, chain)
+    except UserError as error:
+        where = error.where or str(recipe.file)
+        yield Finding(name, problem=UserError(error.what, where=where, mend=error.mend))
+
+
+def _build_trainer_config(step: TrainStep, kind: str, folder: Path) -> None:
+    from trl import DPOConfig, SFTConfig
+
+    from smolalign.train.session import trainer_arguments
+    from smolalign.train.sft import PACKED
+
+    if kind == "dpo":
+        trainer_arguments(DPOConfig, step, folder, {"max_length": None})
+    else:
+        trainer_arguments(SFTConfig, step, folder, PACKED)
+
+
+def _check_rendering(name: str, recipe: Recipe, step: TuneStep, chain: Chain) -> Iterator[Finding]:
+    from smolalign.chat.render import require_trainable_template
+    from smolalign.train.dataset import tokenize_chats, tokenize_pairs
+
+    tokenizer = tokenizer_ahead(step.model, step.template, recipe, chain, SAMPLE_ROWS)
+    require_trainable_template(tokenizer)
+    yield Finding(name, "the template trains its stop token")
+    kind = KIND_OF_ROWS[recipe.kind]
+    sources = [found for data in step.data for found in sources_ahead(data, recipe, chain)]
+    rows: list[Any] = [row for source in sources for row in first_rows(source, kind, SAMPLE_ROWS).rows]
+    _, ledger = (tokenize_pairs if kind == "pair" else tokenize_chats)(tokenizer, rows, step.max_length)
+    over = (ledger.rows_cut + ledger.rows_dropped) / max(1, ledger.rows + ledger.rows_dropped)
+    trained = ledger.trained_tokens / max(1, ledger.tokens)
+    yield Finding(
+        name,
+        f"{_counted(len(rows))} rendered: longest {ledger.longest_tokens} tokens, {over:.1%} over max_length "
+        f"{step.max_length}, {trained:.0%} of tokens trained on",
+        warning=over > 0,
+    )
+    ledger.check(step.max_cut, step.max_length)
+
+
+def _models(recipe: Recipe) -> list[str]:
+    if isinstance(recipe.step, EvalStep):
+        return list(recipe.step.models.values())
+    return [recipe.step.model] if isinstance(recipe.step, TuneStep) else []
+
+
+def _sources(recipe: Recipe) -> Iterator[tuple[DataSource, RowKind]]:
+    """Every source of a step with the kind of rows that it must give."""
+    if isinstance(recipe.step, EvalStep):
+        from smolalign.eval.kinds import ROWS_OF_TASK
+
+        for task in recipe.step.tasks.values():
+            yield from ((data, ROWS_OF_TASK[task.task]) for data in task.data)
+        return
+    kind = KIND_OF_ROWS[recipe.kind]
+    for field in ("data", "eval_data"):
+        yield from ((data, kind) for data in getattr(recipe.step, field, []))
+    yield from ((data, "chat") for data in getattr(recipe.step, "tokenizer_data", []))
+
+
+def _counted(rows: int) -> str:
+    return "1 row" if rows == 1 else f"{rows} rows"

@@ -1,0 +1,219 @@
+"""The command line: one thin function a command. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from smolalign.environment import prepare
+from smolalign.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train a small language model from nothing to an aligned, function-calling assistant.",
+)
+recipes_app = typer.Typer(no_args_is_help=True, help="The recipes that ship with the package.")
+app.add_typer(recipes_app, name="recipes")
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped recipe's name.")]
+StepRecipe = Annotated[
+    str | None, typer.Argument(metavar="RECIPE", help="A recipe file or a shipped recipe's name; see also --data.")
+]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Changes to the recipe.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run; by default runs/NAME.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Run even what is done, from its beginning.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check, say what would run, and stop.")]
+Model = Annotated[str | None, typer.Option("--model", help="Without a recipe: the model to start from.")]
+Data = Annotated[list[str] | None, typer.Option("--data", help="Without a recipe: a file of rows; may be repeated.")]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    """Options before the command."""
+    if debug:
+        os.environ["SMOLALIGN_DEBUG"] = "1"
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument, overrides: Overrides = None, out: Out = None, fresh: Fresh = False, dry_run: DryRun = False
+) -> None:
+    """Run the whole chain of a pipeline recipe, skipping what is done and resuming what was cut off."""
+    from smolalign.commands import run_chain
+
+    run_chain(recipe, overrides or [], out, fresh=fresh, dry_run=dry_run)
+
+
+def _step(
+    kind: str, recipe: str | None, overrides: list[str] | None, out: Path | None, fresh: bool, dry_run: bool, **own: Any
+) -> None:
+    from smolalign.commands import run_one
+
+    run_one(kind, recipe, overrides or [], out, fresh=fresh, dry_run=dry_run, **own)
+
+
+@app.command()
+def pretrain(
+    recipe: RecipeArgument, overrides: Overrides = None, out: Out = None, fresh: Fresh = False, dry_run: DryRun = False
+) -> None:
+    """Train a tokenizer and a base model from nothing."""
+    _step("pretrain", recipe, overrides, out, fresh, dry_run)
+
+
+@app.command()
+def smoltalk(
+    recipe: RecipeArgument, overrides: Overrides = None, out: Out = None, fresh: Fresh = False, dry_run: DryRun = False
+) -> None:
+    """Assemble the SFT mixture from several sources."""
+    _step("smoltalk", recipe, overrides, out, fresh, dry_run)
+
+
+@app.command()
+def sft(
+    recipe: StepRecipe = None,
+    overrides: Overrides = None,
+    model: Model = None,
+    data: Data = None,
+    out: Out = None,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Fine-tune on chats: by a recipe, or with --model and --data."""
+    _step("sft", recipe, overrides, out, fresh, dry_run, model=model, data=data)
+
+
+@app.command()
+def dpo(
+    recipe: StepRecipe = None,
+    overrides: Overrides = None,
+    model: Model = None,
+    data: Data = None,
+    out: Out = None,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Align on preference pairs with DPO: by a recipe, or with --model and --data."""
+    _step("dpo", recipe, overrides, out, fresh, dry_run, model=model, data=data)
+
+
+@app.command()
+def fc(
+    recipe: StepRecipe = None,
+    overrides: Overrides = None,
+    model: Model = None,
+    data: Data = None,
+    out: Out = None,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Fine-tune for function calling: by a recipe, or with --model and --data."""
+    _step("fc", recipe, overrides, out, fresh, dry_run, model=model, data=data)
+
+
+@app.command(name="eval")
+def evaluate(
+    recipe: RecipeArgument, overrides: Overrides = None, out: Out = None, fresh: Fresh = False, dry_run: DryRun = False
+) -> None:
+    """Measure models side by side."""
+    _step("eval", recipe, overrides, out, fresh, dry_run)
+
+
+@app.command()
+def check(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipe files or shipped recipes' names.")],
+    out: Out = None,
+) -> None:
+    """Find everything that can be wrong before any weight is loaded."""
+    from smolalign.commands import check_recipes
+
+    check_recipes(recipes, out)
+
+
+@app.command()
+def preview(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="How many rows to show.")] = 3,
+    out: Out = None,
+) -> None:
+    """Show rendered rows, each token marked by whether it is trained on."""
+    from smolalign.commands import preview_recipe
+
+    preview_recipe(recipe, overrides or [], rows, out)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a .gguf file or a Hub id.")],
+    tools: Annotated[Path | None, typer.Option("--tools", help="JSON file with a list of tool schemas.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help="System turn.")] = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest reply, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 decodes greedily.")] = 0.0,
+) -> None:
+    """Talk to a model; what is piped in is one user turn a line."""
+    from smolalign.chat.session import talk
+
+    talk(model, tools_file=tools, system=system, max_new_tokens=max_new_tokens, temperature=temperature)
+
+
+@recipes_app.command("list")
+def recipes_list() -> None:
+    """Names of the shipped recipes."""
+    from smolalign.console import print_line
+    from smolalign.recipe.shipped import shipped_recipes
+
+    for name in shipped_recipes():
+        print_line(name)
+
+
+@recipes_app.command("show")
+def recipes_show(name: RecipeArgument) -> None:
+    """Print a shipped recipe."""
+    from smolalign.recipe.shipped import find_recipe
+
+    typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+
+
+@recipes_app.command("copy")
+def recipes_copy(name: RecipeArgument, target: Annotated[Path, typer.Argument(help="File to write.")]) -> None:
+    """Copy a shipped recipe, its relative paths made absolute, to change it."""
+    from smolalign.console import print_line
+    from smolalign.recipe.shipped import copy_recipe
+
+    copy_recipe(name, target)
+    print_line(f"wrote {target}")
+
+
+def main() -> None:
+    """Entry point: user errors end with one line and exit code 2, failures of ours with one line and 1."""
+    prepare()
+    try:
+        app()
+    except UserError as error:
+        if "SMOLALIGN_DEBUG" in os.environ:
+            raise
+        from smolalign.console import print_error
+
+        print_error(error)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command again to go on", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if "SMOLALIGN_DEBUG" in os.environ:
+            raise
+        typer.echo(f"failed: {type(error).__name__}: {error}\nrun smolalign --debug … for the traceback", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Everything that a person sees: live progress and tables on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from smolalign.errors import UserError, UserErrors
+from smolalign.report import Progress
+
+# Without a terminal, a line of progress at most this often.
+PLAIN_SECONDS = 15.0
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class Screen:
+    """The reporter of the command line: a live bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.began = False
+        self.live: Live | None = None
+        self.bar = Bar(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), _Figures(), console=out
+        )
+        self.tasks: dict[str, Any] = {}
+        self.spoke = 0.0
+
+    def begin(self) -> None:
+        """The heading, once, before the first word of a step that has something to do."""
+        if not self.began:
+            self.began = True
+            out.print(f"[bold]{escape(self.name)}[/bold]")
+
+    def say(self, text: str) -> None:
+        self.begin()
+        out.print(f"  {escape(text)}", soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        self.begin()
+        out.print(f"  [yellow]{escape(text)}[/yellow]", soft_wrap=True)
+
+    def progress(self, moment: Progress) -> None:
+        self.begin()
+        if out.is_terminal:
+            self._draw(moment)
+        elif time.monotonic() - self.spoke > PLAIN_SECONDS:
+            self.spoke = time.monotonic()
+            self.say(f"{moment.what} {moment.done}/{moment.total} {moment.unit}  {figures(moment)}".rstrip())
+
+    def close(self) -> None:
+        """Take the bar off the screen; the next progress begins a new one."""
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+        for task in self.tasks.values():
+            self.bar.remove_task(task)
+        self.tasks.clear()
+
+    def _draw(self, moment: Progress) -> None:
+        if self.live is None:
+            self.live = Live(self.bar, console=out, transient=True, refresh_per_second=4)
+            self.live.start()
+        if moment.what not in self.tasks:
+            for task in self.tasks.values():
+                self.bar.remove_task(task)
+            self.tasks = {moment.what: self.bar.add_task(moment.what, total=moment.total)}
+        self.bar.update(self.tasks[moment.what], completed=moment.done, total=moment.total, figures=figures(moment))
+
+
+class _Figures(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields.get("figures", "")))
+
+
+def figures(moment: Progress) -> str:
+    """Loss, speed and time left, as far as they are known."""
+    parts = []
+    if moment.loss is not None:
+        parts.append(f"loss {moment.loss:.3f}")
+    if moment.tokens_per_second is not None:
+        parts.append(f"{moment.tokens_per_second:,.0f} tokens/s")
+    if moment.seconds_left is not None:
+        minutes, seconds = divmod(round(moment.seconds_left), 60)
+        parts.append(f"{minutes}:{seconds:02d} left")
+    return "  ".join(parts)
+
+
+def print_error(error: UserError) -> None:
+    """A user's mistake, one line each."""
+    for one in error.errors if isinstance(error, UserErrors) else [error]:
+        err.print(f"[bold red]error[/bold red] {escape(one.line())}", soft_wrap=True)
+
+
+def print_line(text: str) -> None:
+    """A plain line."""
+    out.print(escape(text), soft_wrap=True)
+
+
+def print_step(name: str, manifest: Mapping[str, Any], cached: bool) -> None:
+    """What a step reached: one line if it had been done before, else its figures."""
+    seconds = f"{manifest['wall_seconds']:.0f} s"
+    if cached:
+        out.print(f"[bold]{name}[/bold]  cached (took {seconds})")
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 2))
+    for key, value in manifest["metrics"].items():
+        if isinstance(value, int | float):
+            table.add_row(key, f"{value:,}" if isinstance(value, int) else f"{value:,.4g}")
+    out.print(table)
+    out.print(f"  [green]done[/green] in {seconds}")
+
+
+def print_finding(step: str, text: str, *, warning: bool) -> None:
+    """One line of a check."""
+    mark = "[yellow]![/yellow]" if warning else "[green]✓[/green]"
+    out.print(f"{mark} [bold]{escape(step)}[/bold]  {escape(text)}", soft_wrap=True)
+
+
+def print_stage_table(metrics: Mapping[str, Any]) -> None:
+    """The table of stages and metrics that an eval step made; shares in percent, losses as they are."""
+    rows: Mapping[str, Mapping[str, float]] = metrics["table"]
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    table = Table(header_style="bold", box=None, padding=(0, 1))
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        title, _, metric = column.partition(".")
+        table.add_column(f"{title}\n{metric.replace('_', ' ')}", justify="right")
+    for name, row in rows.items():
+        table.add_row(name, *(_cell(column, row.get(column)) for column in columns))
+    out.print(table)
+
+
+def print_showcase(shown: Sequence[Mapping[str, Any]]) -> None:
+    """What the last model answers to a few prompts."""
+    for item in shown:
+        tools = f"  [dim]tools: {', '.join(item['tools'])}[/dim]" if item["tools"] else ""
+        system = f"[dim]system[/dim] {escape(item['system'])}\n  " if item.get("system") else ""
+        out.print(f"  {system}[cyan]user[/cyan]   {escape(item['prompt'])}{tools}", soft_wrap=True)
+        out.print(f"  [magenta]model[/magenta]  {escape(item['reply'])}\n", soft_wrap=True)
+
+
+def print_marked(title: str, parts: Sequence[tuple[str, bool]], footer: str) -> None:
+    """A rendered row: what is trained on in green, what is not dimmed; brackets where there is no colour."""
+    text = Text()
+    for piece, trained in parts:
+        if out.is_terminal:
+            text.append(piece, style="bold green" if trained else "dim")
+        else:
+            text.append(f"⟦{piece}⟧" if trained else piece)
+    out.rule(escape(title)) if out.is_terminal else out.print(f"--- {escape(title)}")
+    out.print(text, soft_wrap=True)
+    out.print(f"[dim]{escape(footer)}[/dim]")
+
+
+def _cell(column: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if column.endswith(".loss") else f"{100 * value:.1f}"

@@ -1,0 +1,91 @@
+"""Batched generation and scoring, the two things that every evaluation is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A reply as text, without special tokens, and whether the model ended it itself, within its limit."""
+
+    text: str
+    stopped: bool
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    sample_seed: int | None = None,
+) -> list[Generated]:
+    """Reply to each prompt, in batches of similar length.
+
+    Args:
+        prompts: token ids, each `[length]`.
+        max_new_tokens: longest reply, in tokens.
+        batch_size: prompts at once.
+        sample_seed: None decodes greedily; a seed samples at temperature 1 from the whole distribution.
+
+    Returns:
+        One reply a prompt, in the prompts' order.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    replies: list[Generated | None] = [None] * len(prompts)
+    sampling = {"do_sample": False} if sample_seed is None else {"do_sample": True, "temperature": 1.0, "top_k": 0}
+    if sample_seed is not None:
+        torch.manual_seed(sample_seed)
+    stop = tokenizer.eos_token_id
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        width = max(len(prompts[index]) for index in batch)
+        ids = [[tokenizer.pad_token_id] * (width - len(prompts[i])) + list(prompts[i]) for i in batch]
+        mask = [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in batch]
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=torch.tensor(ids, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
+                max_new_tokens=max_new_tokens,
+                eos_token_id=stop,
+                pad_token_id=tokenizer.pad_token_id,
+                **sampling,
+            )
+        for index, row in zip(batch, output[:, width:].tolist(), strict=True):
+            stopped = stop in row
+            kept = row[: row.index(stop)] if stopped else row
+            replies[index] = Generated(tokenizer.decode(kept, skip_special_tokens=True), stopped)
+    return [reply for reply in replies if reply is not None]
+
+
+def log_probs(
+    model: Any, rows: Sequence[tuple[Sequence[int], Sequence[bool]]], *, batch_size: int
+) -> list[tuple[float, int]]:
+    """Summed log-probability of the marked tokens of each row, and their number.
+
+    Args:
+        rows: token ids `[length]` and marks `[length]`; a mark on the first token counts nothing.
+        batch_size: rows at once.
+    """
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
+    scores: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        ids = pad_sequence([torch.tensor(rows[i][0]) for i in batch], batch_first=True).to(model.device)
+        marks = pad_sequence([torch.tensor(rows[i][1]) for i in batch], batch_first=True).to(model.device)
+        with torch.inference_mode():
+            # Padding stands on the right, where causality keeps real tokens from seeing it.
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+            losses = cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none") * marks[:, 1:]
+        counts = marks[:, 1:].sum(1).tolist()
+        for index, loss, count in zip(batch, losses.sum(1).tolist(), counts, strict=True):
+            scores[index] = (-loss, count)
+    return scores

@@ -1,0 +1,103 @@
+"""The eval step: every model on every task, as one table of stages and metrics."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from smolalign.chat.render import render_prompt
+from smolalign.data.gather import gather
+from smolalign.errors import UserError
+from smolalign.eval.generate import generate
+from smolalign.eval.kinds import ROWS_OF_TASK
+from smolalign.eval.tasks import TASKS, Loaded, Measured, reward_accuracy
+from smolalign.model import load_model, load_tokenizer
+from smolalign.outcome import Outcome
+from smolalign.recipe.schema import EvalStep, EvalTask, ShowcasePrompt
+from smolalign.report import Progress, Reporter
+from smolalign.rows import Message, Row
+from smolalign.store import write_text
+
+
+def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
+    """Measure the models of a recipe and write `samples.jsonl`; the table and the showcase are in the metrics."""
+    order = _references_first(step)
+    rows, data_report = _rows(step)
+    outputs: dict[tuple[str, str], Measured] = {}
+    showcase: list[dict[str, Any]] = []
+    for number, name in enumerate(order):
+        tokenizer = load_tokenizer(step.models[name], step.template)
+        loaded = Loaded(load_model(step.models[name]).eval(), tokenizer, step.batch_size, step.seed)
+        for done, (title, task) in enumerate(step.tasks.items()):
+            steps_done = number * len(step.tasks) + done
+            report.progress(Progress(f"eval {name}: {title}", steps_done, len(order) * len(step.tasks), "tasks"))
+            measured = TASKS[task.task](loaded, task, rows[title])
+            if task.reference is not None and _comes_after(step, name, task.reference):
+                measured = _with_reward(measured, outputs[task.reference, title])
+            outputs[name, title] = measured
+        if name == list(step.models)[-1]:
+            showcase = _showcase(loaded, step.showcase)
+    lines = [
+        json.dumps({"model": name, "task": title, **sample}, ensure_ascii=False)
+        for name in step.models
+        for title in step.tasks
+        for sample in outputs[name, title].samples
+    ]
+    write_text(folder / "samples.jsonl", "\n".join(lines) + "\n")
+    table = {name: _table_row(name, step.tasks, outputs) for name in step.models}
+    items = {title: len(rows[title]) for title in step.tasks}
+    return Outcome({"table": table, "items": items, "showcase": showcase}, data_report)
+
+
+def _references_first(step: EvalStep) -> list[str]:
+    """The models in their order, but a model that is another's reference before it."""
+    references = {task.reference for task in step.tasks.values() if task.reference}
+    for reference in references - set(step.models):
+        raise UserError(f"reference {reference!r} is none of the models: {', '.join(step.models)}")
+    return [name for name in step.models if name in references] + [n for n in step.models if n not in references]
+
+
+def _rows(step: EvalStep) -> tuple[dict[str, Sequence[Row]], list[dict[str, Any]]]:
+    """Rows of each task, a seeded sample where `max_rows` asks for one, and the report on their sources."""
+    rows: dict[str, Sequence[Row]] = {}
+    report: list[dict[str, Any]] = []
+    for title, task in step.tasks.items():
+        gathered = gather(task.data, ROWS_OF_TASK[task.task], seed=step.seed)
+        rows[title] = gathered.train
+        if task.max_rows is not None and task.max_rows < len(gathered.train):
+            rows[title] = random.Random(step.seed).sample(gathered.train, task.max_rows)
+        report += [{"task": title, **source} for source in gathered.report]
+    return rows, report
+
+
+def _comes_after(step: EvalStep, name: str, reference: str) -> bool:
+    stages = list(step.models)
+    return stages.index(name) > stages.index(reference)
+
+
+def _with_reward(measured: Measured, reference: Measured) -> Measured:
+    """The measurement with the reward accuracy of a model against its reference."""
+    accuracy = reward_accuracy(measured.samples, reference.samples)
+    return Measured({"reward_accuracy": accuracy, **measured.metrics}, measured.samples)
+
+
+def _table_row(name: str, tasks: dict[str, EvalTask], outputs: dict[tuple[str, str], Measured]) -> dict[str, float]:
+    return {
+        f"{title}.{metric}": round(value, 4)
+        for title in tasks
+        for metric, value in outputs[name, title].metrics.items()
+    }
+
+
+def _showcase(loaded: Loaded, prompts: Sequence[ShowcasePrompt]) -> list[dict[str, Any]]:
+    shown = []
+    for item in prompts:
+        system = (Message("system", item.system),) if item.system else ()
+        ids = render_prompt(loaded.tokenizer, (*system, Message("user", item.prompt)), tuple(item.tools))
+        reply = generate(loaded.model, loaded.tokenizer, [ids], max_new_tokens=128, batch_size=1)[0]
+        tools = [tool["name"] for tool in item.tools]
+        shown.append({"prompt": item.prompt, "system": item.system, "tools": tools, "reply": reply.text})
+    return shown

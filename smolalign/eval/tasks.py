@@ -1,0 +1,187 @@
+"""The measurements: each takes a loaded model and held-out rows, and gives figures and the outputs behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from smolalign.chat.calls import parse_reply
+from smolalign.chat.render import render_chat, render_pair, render_prompt
+from smolalign.eval.generate import Generated, generate, log_probs
+from smolalign.recipe.schema import EvalTask
+from smolalign.rows import Chat, Message, Pair, ToolCall, message_to_openai
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model under measurement."""
+
+    model: Any
+    tokenizer: Any
+    batch_size: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Figures by metric name (shares are 0 to 1), and one record a row on what was asked and answered."""
+
+    metrics: dict[str, float]
+    samples: list[dict[str, Any]]
+
+
+def exact(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
+    """Share of greedy replies equal to the row's last turn, blanks at the ends aside, and that stop by themselves."""
+    replies = _reply(loaded, task, rows)
+    samples = [
+        {**_asked(row), "expected": _answer(row).content, "reply": r.text, "stopped": r.stopped}
+        for row, r in zip(rows, replies, strict=True)
+    ]
+    right = [_answer(row).content.strip() == r.text.strip() and r.stopped for row, r in zip(rows, replies, strict=True)]
+    return Measured({"exact": _share(right), "stops": _share([r.stopped for r in replies])}, samples)
+
+
+def style(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
+    """Share of sampled replies that hold an unwanted phrase, or more words than asked for, or either."""
+    replies = _reply(loaded, task, rows, sample_seed=loaded.seed)
+    unwanted = [any(phrase in reply.text for phrase in task.unwanted) for reply in replies]
+    too_long = [task.max_words is not None and len(reply.text.split()) > task.max_words for reply in replies]
+    samples = [
+        {**_asked(row), "reply": r.text, "stopped": r.stopped, "unwanted": u, "too_long": t}
+        for row, r, u, t in zip(rows, replies, unwanted, too_long, strict=True)
+    ]
+    either = [u or t for u, t in zip(unwanted, too_long, strict=True)]
+    figures = {"bad_style": _share(either), "unwanted": _share(unwanted), "too_long": _share(too_long)}
+    return Measured(figures, samples)
+
+
+def preference(loaded: Loaded, task: EvalTask, rows: Sequence[Pair]) -> Measured:
+    """Log-probabilities of both answers of each pair; `run` turns them into reward accuracy against the reference."""
+    pairs = [render_pair(loaded.tokenizer, row) for row in rows]
+    sides = [
+        ([*pair.prompt_ids, *answer], [False] * len(pair.prompt_ids) + [True] * len(answer))
+        for pair in pairs
+        for answer in (pair.chosen_ids, pair.rejected_ids)
+    ]
+    scores = [score for score, _ in log_probs(loaded.model, sides, batch_size=loaded.batch_size)]
+    samples = [
+        {**_asked_of(row.prompt, row.tools), "log_prob_chosen": chosen, "log_prob_rejected": rejected}
+        for row, chosen, rejected in zip(rows, scores[::2], scores[1::2], strict=True)
+    ]
+    likelier = [s["log_prob_chosen"] > s["log_prob_rejected"] for s in samples]
+    return Measured({"chosen_likelier": _share(likelier)}, samples)
+
+
+def tool_calls(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
+    """Share of rows whose calls are exactly right, that are well-formed, and, where no tool fits, that call none.
+
+    Right means the same calls, names and arguments, in any order. Well-formed means a closed list of calls to offered
+    tools; it is measured on every row.
+    """
+    replies = _reply(loaded, task, rows)
+    samples: list[dict[str, Any]] = []
+    right: list[bool] = []
+    refused: list[bool] = []
+    well_formed: list[bool] = []
+    for row, reply in zip(rows, replies, strict=True):
+        expected = list(_answer(row).tool_calls or ())
+        read = parse_reply(reply.text, row.tools)
+        is_right = read.calls is not None and not read.text and same_calls(list(read.calls), expected)
+        (right if expected else refused).append(is_right)
+        well_formed.append(read.calls is not None and reply.stopped)
+        samples.append(
+            {
+                **_asked(row),
+                "expected": [{"name": c.name, "arguments": c.arguments} for c in expected],
+                "reply": reply.text,
+                "problem": read.problem or ("no call" if read.calls is None else None),
+                "right": is_right,
+            }
+        )
+    figures = {"calls_exact": _share(right), "well_formed": _share(well_formed)}
+    return Measured({**figures, **({"refusals": _share(refused)} if refused else {})}, samples)
+
+
+def loss(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
+    """Mean loss, in nats a token, over the assistant's tokens of all rows."""
+    rendered = [render_chat(loaded.tokenizer, row) for row in rows]
+    scores = log_probs(loaded.model, [(r.ids, r.trained) for r in rendered], batch_size=loaded.batch_size)
+    tokens = sum(count for _, count in scores)
+    samples = [
+        {**_asked(row), "log_prob": score, "tokens": count} for row, (score, count) in zip(rows, scores, strict=True)
+    ]
+    return Measured({"loss": -sum(score for score, _ in scores) / max(1, tokens)}, samples)
+
+
+TASKS: dict[str, Callable[[Loaded, EvalTask, Sequence[Any]], Measured]] = {
+    "exact": exact,
+    "style": style,
+    "preference": preference,
+    "tool_calls": tool_calls,
+    "loss": loss,
+}
+
+
+def same_calls(found: list[ToolCall], expected: list[ToolCall]) -> bool:
+    """Whether two lists hold equal calls in any order; 1 and 1.0 are equal, 1 and True are not."""
+    left = list(expected)
+    for call in found:
+        match = next(
+            (other for other in left if _same(call.name, other.name) and _same(call.arguments, other.arguments)), None
+        )
+        if match is None:
+            return False
+        left.remove(match)
+    return not left
+
+
+def reward_accuracy(model: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]]) -> float:
+    """Share of pairs whose chosen answer gained more log-probability over the reference than the rejected one.
+
+    That is DPO's implicit reward (Rafailov et al. 2023, equation 5) compared; beta does not change the comparison.
+    """
+    gains = [
+        (m["log_prob_chosen"] - r["log_prob_chosen"]) > (m["log_prob_rejected"] - r["log_prob_rejected"])
+        for m, r in zip(model, reference, strict=True)
+    ]
+    return _share(gains)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, bool) != isinstance(b, bool):
+        return False
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return bool(a == b)
+
+
+def _reply(loaded: Loaded, task: EvalTask, rows: Sequence[Chat], sample_seed: int | None = None) -> list[Generated]:
+    prompts = [render_prompt(loaded.tokenizer, row.messages[:-1], row.tools) for row in rows]
+    return generate(
+        loaded.model,
+        loaded.tokenizer,
+        prompts,
+        max_new_tokens=task.max_new_tokens,
+        batch_size=loaded.batch_size,
+        sample_seed=sample_seed,
+    )
+
+
+def _answer(row: Chat) -> Message:
+    return row.messages[-1]
+
+
+def _asked(row: Chat) -> dict[str, Any]:
+    return _asked_of(row.messages[:-1], row.tools)
+
+
+def _asked_of(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    asked: dict[str, Any] = {"prompt": [message_to_openai(message) for message in messages]}
+    return {**asked, "tools": [tool["name"] for tool in tools]} if tools else asked
+
+
+def _share(verdicts: Sequence[bool]) -> float:
+    return sum(verdicts) / len(verdicts) if verdicts else 0.0

@@ -1,0 +1,171 @@
+"""Load, quantize, adapt and save models. The only module that knows where weights come from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from smolalign.chat.template import chat_template
+from smolalign.errors import UserError
+from smolalign.recipe.schema import Lora
+from smolalign.store import digest_path, whole_folder
+
+
+def device() -> torch.device:
+    """The device that models run on here: the first GPU, else Apple's, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def load_tokenizer(reference: str, template: str = "model") -> Tokenizer:
+    """The tokenizer of a model, with the chat template that a recipe names.
+
+    Args:
+        reference: checkpoint folder, `.gguf` file, or Hub id with an optional `@revision`.
+        template: `smollm2`, `chatml`, or `model` for the model's own.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    name, options = _location(reference)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        raise _not_loadable(reference, error) from None
+    if template != "model":
+        tokenizer.chat_template = chat_template(template)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_model(reference: str, quantize: str | None = None) -> PreTrainedModel:
+    """A causal language model, in fp32 on the CPU and in its own dtype on an accelerator.
+
+    Args:
+        reference: checkpoint folder, `.gguf` file, or Hub id with an optional `@revision`.
+        quantize: `int8` or `nf4` loads the linear layers through bitsandbytes (Dettmers et al. 2022, 2023).
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    name, options = _location(reference)
+    here = device()
+    options["dtype"] = torch.float32 if here.type == "cpu" else "auto"
+    if quantize:
+        options["quantization_config"] = quantization(quantize, here)
+        options["device_map"] = {"": here}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        raise _not_loadable(reference, error) from None
+    return model if quantize else on_device(model)
+
+
+def on_device(model: Any) -> Any:
+    """The model moved to the device that models run on here."""
+    return model.to(device())
+
+
+def quantization(quantize: str, here: torch.device) -> BitsAndBytesConfig:
+    """bitsandbytes' configuration of `int8` or `nf4`; 4-bit weights are multiplied in the dtype that is fast there."""
+    if quantize == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = torch.float32 if here.type == "cpu" else torch.bfloat16
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+
+
+def lora_config(lora: Lora) -> LoraConfig:
+    """peft's configuration of a recipe's `lora` block."""
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def merged(model: PreTrainedModel | PeftModel, reference: str, quantize: str | None, folder: Path) -> PreTrainedModel:
+    """The model with its adapters merged into full-precision weights, so that what is saved is a plain checkpoint.
+
+    Adapters trained over quantized weights are merged into the weights that were quantized, not into their rounding.
+
+    Args:
+        model: what was trained.
+        reference: where its base came from.
+        quantize: how its base had been quantized.
+        folder: gets a copy of the adapters, in peft's format, as `adapter/`.
+    """
+    if not isinstance(model, PeftModel):
+        return model
+    with whole_folder(folder / "adapter") as target:
+        model.save_pretrained(str(target))
+    if quantize:
+        model = PeftModel.from_pretrained(load_model(reference), folder / "adapter")
+    return model.merge_and_unload()
+
+
+def save_model(model: PreTrainedModel, tokenizer: Tokenizer, target: Path) -> None:
+    """Write a checkpoint in Transformers format, whole or not at all: weights, tokenizer, template, generation config.
+
+    Generation stops at the tokenizer's end of sequence, which is the template's stop token.
+    """
+    model.set_attn_implementation("sdpa")
+    model.config.use_cache = True
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    with whole_folder(target) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _location(reference: str) -> tuple[str, dict[str, Any]]:
+    """What `from_pretrained` takes: a folder or a Hub id, and the revision."""
+    if reference.endswith(".gguf"):
+        return str(_converted_gguf(Path(reference))), {}
+    if Path(reference).is_dir():
+        return reference, {}
+    name, _, revision = reference.partition("@")
+    return name, {"revision": revision} if revision else {}
+
+
+def _converted_gguf(file: Path) -> Path:
+    """A GGUF file as a checkpoint folder in the cache: reading GGUF dequantizes it, slowly, so that is done once."""
+    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "smolalign" / "gguf"
+    target = root / digest_path(file)[:16]
+    if not (target / "config.json").is_file():
+        options = {"gguf_file": file.name}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **options)
+            model = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **options)
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            raise _not_loadable(str(file), error) from None
+        # Transformers refuses to save what it thinks is still quantized; the weights are plain by now.
+        del model.config.quantization_config
+        model.hf_quantizer = None  # type: ignore[assignment]
+        with whole_folder(target) as folder:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+    return target
+
+
+def _not_loadable(reference: str, error: Exception) -> UserError:
+    if not Path(reference).exists() and "/" in reference and not reference.startswith("/"):
+        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+        why = "HF_HUB_OFFLINE is set" if offline else "no network, no such model, or no access to it"
+        return UserError(
+            f"cannot load the model {reference} from the Hub: {why}", mend="check the id, or name a local checkpoint"
+        )
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(f"cannot load the model {reference}: {first[:300]}", mend="name a whole checkpoint")

@@ -1,0 +1,230 @@
+"""The chain: resolve what a step reads, fingerprint it, skip it where it is done, run it where it is not."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smolalign import __version__
+from smolalign.data.records import fingerprint_source
+from smolalign.errors import UserError
+from smolalign.outcome import Outcome
+from smolalign.recipe.load import Recipe, dump_recipe
+from smolalign.recipe.schema import DataSource, EvalStep, Step
+from smolalign.report import Reporter
+from smolalign.store import (
+    DATA_VERSION,
+    digest_json,
+    digest_output,
+    digest_path,
+    finish,
+    is_done,
+    read_manifest,
+    step_folder,
+    write_text,
+)
+
+# Modules are named, not imported: a run whose steps are all cached never loads torch.
+RUNNERS = {
+    "pretrain": "smolalign.train.pretrain",
+    "smoltalk": "smolalign.data.smoltalk",
+    "sft": "smolalign.train.sft",
+    "fc": "smolalign.train.sft",
+    "dpo": "smolalign.train.dpo",
+    "eval": "smolalign.eval.run",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A step whose references are paths, and the content digest of each thing that it reads."""
+
+    step: Step
+    inputs: dict[str, str]
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """A finished step: its folder, its manifest, and whether it had been done before."""
+
+    name: str
+    folder: Path
+    manifest: dict[str, Any]
+    cached: bool
+
+
+def default_run_folder(recipe: Recipe) -> Path:
+    """`runs/NAME`: the recipe's `run`, else its folder's name, else the file's own for a pipeline of another name."""
+    name = recipe.step.run
+    if name is None:
+        own = recipe.kind == "pipeline" and recipe.file.stem != "pipeline"
+        name = recipe.file.stem if own else recipe.folder.name
+    return Path("runs") / (name or "run")
+
+
+def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
+    """Turn `@step` and relative paths into paths that exist, and digest what is there.
+
+    Raises:
+        UserError: a step that is referred to has not run, or an input is missing.
+    """
+    inputs: dict[str, str] = {}
+
+    def model(reference: str) -> str:
+        path, inputs[reference] = resolve_model(reference, recipe, run_folder)
+        return path
+
+    def source(data: DataSource) -> DataSource:
+        key = f"{data.source}:{data.split}" if data.split else data.source
+        found, inputs[key] = resolve_data(data, recipe, run_folder)
+        return found
+
+    changes: dict[str, Any] = {}
+    for field, value in recipe.step:
+        if field == "model":
+            changes[field] = model(value)
+        elif field in ("data", "eval_data", "tokenizer_data"):
+            changes[field] = [source(item) for item in value]
+    if isinstance(recipe.step, EvalStep):
+        changes["models"] = {name: model(reference) for name, reference in recipe.step.models.items()}
+        changes["tasks"] = {
+            name: task.model_copy(update={"data": [source(item) for item in task.data]})
+            for name, task in recipe.step.tasks.items()
+        }
+    step = recipe.step.model_copy(update=changes)
+    identity = {
+        "recipe": recipe.step.model_dump(mode="json", exclude={"run"}),
+        "inputs": inputs,
+        "data_version": DATA_VERSION,
+    }
+    return Resolved(step, inputs, digest_json(identity))
+
+
+def run_step(name: str, recipe: Recipe, run_folder: Path, report: Reporter, *, fresh: bool = False) -> StepResult:
+    """Run one step, or find that it is done.
+
+    Args:
+        name: the step's name, which is its folder's name under `run_folder`.
+        recipe: its recipe.
+        run_folder: such as `runs/nano`.
+        report: where progress is shown.
+        fresh: run it even where it is done, from its beginning.
+    """
+    resolved = resolve(recipe, run_folder)
+    folder = run_folder / name
+    if not fresh and is_done(folder, resolved.fingerprint):
+        manifest = read_manifest(folder)
+        assert manifest is not None
+        return StepResult(name, folder, manifest, cached=True)
+    with step_folder(folder, resolved.fingerprint, fresh=fresh) as resumed:
+        if resumed:
+            report.say(f"{name}: taking up the run that was cut off")
+        write_text(folder / "recipe.yaml", dump_recipe(resolved.step))
+        run: Callable[[Step, Path, Reporter], Outcome] = importlib.import_module(RUNNERS[recipe.kind]).run
+        started = time.monotonic()
+        outcome = run(resolved.step, folder, report)
+        manifest = {
+            "name": name,
+            "kind": recipe.kind,
+            "fingerprint": resolved.fingerprint,
+            "output": digest_output(folder),
+            "inputs": resolved.inputs,
+            "seed": resolved.step.seed,
+            "resumed": resumed,
+            "wall_seconds": round(time.monotonic() - started, 2),
+            "metrics": outcome.metrics,
+            "data": outcome.data,
+            "truncation": outcome.truncation,
+            "versions": _versions(),
+            "recipe": resolved.step.model_dump(mode="json"),
+        }
+        finish(folder, manifest)
+    return StepResult(name, folder, manifest, cached=False)
+
+
+def resolve_model(reference: str, recipe: Recipe, run_folder: Path) -> tuple[str, str]:
+    """Path or Hub id of a model, and the digest of its content."""
+    if reference.startswith("@"):
+        folder, manifest = _finished(reference[1:], run_folder)
+        if not (folder / "model").is_dir():
+            raise UserError(
+                f"{reference} has no model: it is a step of kind {manifest['kind']}", where=str(recipe.file)
+            )
+        return str(folder / "model"), str(manifest["output"])
+    path = recipe.folder / Path(reference).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return str(path.resolve()), digest_path(path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(
+                f"{reference} is no model folder: it has no config.json",
+                where=str(recipe.file),
+                mend="name a checkpoint in Transformers format, such as a step's model/ folder",
+            )
+        return str(path.resolve()), digest_path(path)
+    if path.is_file():
+        raise UserError(f"{reference} is no model", where=str(recipe.file), mend="name a folder or a .gguf file")
+    if reference.startswith((".", "/", "~")) or reference.endswith(".gguf") or reference.count("/") != 1:
+        raise UserError(
+            f"no model {reference}", where=str(recipe.file), mend="name a checkpoint folder, a .gguf file or a Hub id"
+        )
+    return reference, digest_json(reference)
+
+
+def resolve_data(data: DataSource, recipe: Recipe, run_folder: Path) -> tuple[DataSource, str]:
+    """The source with a path that exists, or a Hub id, and the digest of its content."""
+    if data.source.startswith("@"):
+        folder, _ = _finished(data.source[1:], run_folder)
+        file = folder / "data" / f"{data.split or 'train'}.parquet"
+        if not file.is_file():
+            there = ", ".join(sorted(p.stem for p in (folder / "data").glob("*.parquet"))) or "none"
+            raise UserError(
+                f"{data.source} has no rows of split {data.split or 'train'!r} (it has: {there})",
+                where=str(recipe.file),
+                mend="set test_fraction in that step" if data.split == "test" else "",
+            )
+        return data.model_copy(update={"source": str(file.resolve()), "split": None}), digest_path(file)
+    path = recipe.folder / Path(data.source).expanduser()
+    source = str(path.resolve()) if path.exists() or _looks_like_path(data.source) else data.source
+    digest = fingerprint_source(source, config=data.config, split=data.split, revision=data.revision)
+    return data.model_copy(update={"source": source}), digest
+
+
+def _looks_like_path(source: str) -> bool:
+    suffixes = (".jsonl", ".json", ".parquet", ".txt")
+    return source.startswith((".", "/", "~")) or source.endswith(suffixes) or source.count("/") != 1
+
+
+def _finished(name: str, run_folder: Path) -> tuple[Path, dict[str, Any]]:
+    folder = run_folder / name
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise UserError(
+            f"@{name} has not been run: no finished step in {folder}",
+            mend="run that step first, or name the run's folder with --out",
+        )
+    return folder, manifest
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what shaped the result."""
+    names = ("torch", "transformers", "trl", "peft", "datasets", "tokenizers")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"smolalign": __version__, "commit": _commit(), "python": platform.python_version(), **found}
+
+
+def _commit() -> str:
+    """The git commit of the checkout that smolalign runs from, empty where it is installed."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return ""
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    return found.stdout.strip()

@@ -1,0 +1,259 @@
+"""YAML to recipe: every problem at once, each with file, line, value and the mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from smolalign.errors import UserError, UserErrors
+from smolalign.recipe.schema import KINDS, PipelineStep, Step
+
+Path_ = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A recipe as read: its step, the file it came from, and the folder that its relative paths start from."""
+
+    step: Step
+    file: Path
+    folder: Path
+
+    @property
+    def kind(self) -> str:
+        return str(getattr(self.step, "kind"))  # noqa: B009 - every kind's model has it, the base class does not
+
+
+def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check one recipe file.
+
+    Args:
+        file: the YAML file.
+        overrides: `key.path=value` strings, the value in YAML, applied before the check.
+
+    Raises:
+        UserErrors: everything that is wrong with it.
+    """
+    tree, lines = _read_yaml(file)
+    _apply_overrides(tree, overrides)
+    return Recipe(_validated(tree, lines, file), file, file.resolve().parent)
+
+
+def load_pipeline_steps(pipeline: Recipe, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
+    """The steps of a pipeline recipe, in order, each checked.
+
+    Args:
+        pipeline: a recipe of kind `pipeline`.
+        overrides: `step.key.path=value` strings.
+
+    Raises:
+        UserErrors: everything that is wrong in any of its steps.
+    """
+    assert isinstance(pipeline.step, PipelineStep)
+    by_step = _overrides_by_step(list(pipeline.step.steps), overrides)
+    _, lines = _read_yaml(pipeline.file)
+    steps: dict[str, Recipe] = {}
+    problems: list[UserError] = []
+    for name, content in pipeline.step.steps.items():
+        try:
+            if isinstance(content, str):
+                file = pipeline.folder / content
+                if not file.is_file():
+                    where = f"{pipeline.file}:{lines.get(('steps', name), 1)}"
+                    raise UserError(f"steps.{name}: no file {content!r}", where=where, mend="name a recipe file")
+                steps[name] = load_recipe(file, by_step[name])
+            else:
+                tree = dict(content)
+                _apply_overrides(tree, by_step[name])
+                inner = {key[2:]: line for key, line in lines.items() if key[:2] == ("steps", name)}
+                steps[name] = Recipe(_validated(tree, inner, pipeline.file), pipeline.file, pipeline.folder)
+        except UserErrors as errors:
+            problems += errors.errors
+        except UserError as error:
+            problems.append(error)
+    if problems:
+        raise UserErrors(problems)
+    return steps
+
+
+def recipe_from_options(kind: str, model: str, data: Sequence[str], overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that `--model` and `--data` stand for, everything else at its default; paths start from here."""
+    tree: dict[str, Any] = {"kind": kind, "model": model, "data": [{"source": source} for source in data]}
+    _apply_overrides(tree, overrides)
+    file = Path("(command line)")
+    return Recipe(_validated(tree, {}, file), file, Path.cwd())
+
+
+def dump_recipe(step: BaseModel) -> str:
+    """The recipe as YAML that reads back as the same recipe."""
+    return yaml.safe_dump(step.model_dump(mode="json", exclude_defaults=False), sort_keys=False, allow_unicode=True)
+
+
+def _overrides_by_step(names: list[str], overrides: Sequence[str]) -> dict[str, list[str]]:
+    by_step: dict[str, list[str]] = {name: [] for name in names}
+    for override in overrides:
+        name, dot, rest = override.partition(".")
+        if not dot or name not in by_step:
+            close = difflib.get_close_matches(name, names, n=1)
+            mend = f"did you mean {close[0]}?" if close else f"begin with one of {', '.join(names)} and a dot"
+            raise UserError(f"override {override!r} names no step of this pipeline", mend=mend)
+        by_step[name].append(rest)
+    return by_step
+
+
+def _read_yaml(file: Path) -> tuple[dict[str, Any], dict[Path_, int]]:
+    """The file's tree, and the line of every key path in it."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        tree = yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8 text (byte {error.start})", where=str(file), mend="save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=str(file)) from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"not YAML: {error.problem}", where=f"{file}:{line}", mend="mend the syntax there") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"not YAML: {error}", where=str(file)) from None
+    if not isinstance(tree, dict):
+        raise UserError("a recipe is a mapping that begins with kind:", where=str(file))
+    assert node is not None
+    lines = dict(_lines_of(node, ()))
+    _reject_duplicate_keys(node, file)
+    return tree, lines
+
+
+def _lines_of(node: yaml.Node, path: Path_) -> Iterator[tuple[Path_, int]]:
+    yield path, node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _lines_of(value, (*path, key.value))
+            yield (*path, key.value), key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _lines_of(value, (*path, index))
+
+
+def _reject_duplicate_keys(node: yaml.Node, file: Path) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                where = f"{file}:{key.start_mark.line + 1}"
+                raise UserError(f"the key {key.value!r} stands twice", where=where, mend="keep one of them")
+            seen.add(key.value)
+            _reject_duplicate_keys(value, file)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _reject_duplicate_keys(value, file)
+
+
+def _apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path:
+            raise UserError(f"override {override!r} is not key.path=value", mend="write for example seed=7")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"override {override!r}: the value is not YAML", mend="quote it") from None
+        if isinstance(value, str):
+            value = _number(value)
+        _set(tree, path.split("."), value, override)
+
+
+def _number(text: str) -> str | float:
+    """YAML 1.1 reads `1e-3` as text; a person who types it means the number."""
+    try:
+        return float(text) if "e" in text.lower() and any(c.isdigit() for c in text) else text
+    except ValueError:
+        return text
+
+
+def _set(tree: Any, keys: list[str], value: Any, override: str) -> None:
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        if isinstance(tree, list):
+            if not key.isdigit() or int(key) >= len(tree):
+                raise UserError(f"override {override!r}: {key!r} is no index of that list of {len(tree)}")
+            index = int(key)
+            if last:
+                tree[index] = value
+            else:
+                tree = tree[index]
+        elif isinstance(tree, dict):
+            if last:
+                tree[key] = value
+            else:
+                tree = tree.setdefault(key, {})
+                if tree is None:
+                    raise UserError(f"override {override!r}: {key!r} is empty")
+        else:
+            raise UserError(f"override {override!r}: {'.'.join(keys[:depth])} has no keys")
+
+
+def _validated(tree: dict[str, Any], lines: dict[Path_, int], file: Path) -> Step:
+    kind = tree.get("kind")
+    if kind not in KINDS:
+        close = difflib.get_close_matches(str(kind), KINDS, n=1)
+        mend = f"did you mean {close[0]}?" if close else f"use one of {', '.join(KINDS)}"
+        what = "no kind" if kind is None else f"unknown kind {kind!r}"
+        raise UserError(what, where=f"{file}:{lines.get(('kind',), 1)}", mend=mend)
+    try:
+        return KINDS[kind].model_validate(_numbers_in(tree))
+    except ValidationError as error:
+        problems = [_explain(KINDS[kind], tree, detail, lines, file) for detail in error.errors()]
+        raise UserErrors(problems) from None
+
+
+def _numbers_in(tree: Any) -> Any:
+    """The tree with `1e-3`-like strings of YAML 1.1 turned into numbers, under `trainer` where nothing else would."""
+    if isinstance(tree, dict) and isinstance(tree.get("trainer"), dict):
+        trainer = {k: _number(v) if isinstance(v, str) else v for k, v in tree["trainer"].items()}
+        return {**tree, "trainer": trainer}
+    return tree
+
+
+def _explain(model: type[BaseModel], tree: Any, detail: Any, lines: dict[Path_, int], file: Path) -> UserError:
+    path: Path_ = tuple(detail["loc"])
+    name = ".".join(str(part) for part in path) or str(tree.get("kind"))
+    known = path
+    while known and known not in lines:
+        known = known[:-1]
+    where = f"{file}:{lines.get(known, 1)}"
+    if detail["type"] == "extra_forbidden":
+        fields = _fields_at(model, path[:-1])
+        close = difflib.get_close_matches(str(path[-1]), fields, n=1)
+        mend = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(fields)}"
+        return UserError(f"unknown key {name}", where=where, mend=mend)
+    if detail["type"] == "missing":
+        return UserError(f"{name} is missing", where=where, mend=f"add {path[-1]}:")
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    value = detail["input"]
+    shown = "" if isinstance(value, dict | list) else f", but is {value!r}"
+    return UserError(f"{name}: {message[0].lower()}{message[1:]}{shown}", where=where)
+
+
+def _fields_at(model: type[BaseModel], path: Path_) -> list[str]:
+    """Names of the fields of the block that `path` leads to."""
+    current: Any = model
+    for part in path:
+        if isinstance(part, int) or not hasattr(current, "model_fields"):
+            continue
+        field = current.model_fields.get(part)
+        current = _block_in(field.annotation) if field else None
+    return list(getattr(current, "model_fields", {}))
+
+
+def _block_in(annotation: Any) -> Any:
+    """The recipe block inside an annotation such as `list[DataSource]` or `Lora | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _block_in(part))), None)

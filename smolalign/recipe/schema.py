@@ -1,0 +1,241 @@
+"""The recipe of every step, one model a kind. The sentence under a field is its help."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """A block of a recipe in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class DataSource(Strict):
+    """One source of rows."""
+
+    source: str
+    """`@step`, a file (.jsonl, .json, .parquet, .txt), a folder of them, or a dataset on the Hub (`owner/name`)."""
+    format: str = "auto"
+    """The layout of its records; `auto` recognises it."""
+    config: str | None = None
+    """Configuration of a Hub dataset."""
+    split: str | None = None
+    """Split of a Hub dataset (default `train`) or of a step's rows (`train` or `test`)."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub dataset."""
+    weight: Annotated[float, Field(gt=0)] | None = None
+    """How often its rows are seen: 0.25 is a random quarter of them, 2 is every row twice."""
+    max_rows: PositiveInt | None = None
+    """At most this many of its rows, taken at random."""
+
+
+class Lora(Strict):
+    """Low-rank adapters in place of full fine-tuning (Hu et al. 2021); merged into the model at the step's end."""
+
+    r: PositiveInt = 16
+    """Rank of the adapters."""
+    alpha: PositiveInt = 32
+    """Scale: the adapter's output is multiplied by alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input."""
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    """Names of the linear layers that get an adapter."""
+
+
+class Tokenizer(Strict):
+    """The byte-level BPE tokenizer that pretraining begins with."""
+
+    vocab_size: Annotated[int, Field(ge=300)] = 49152
+    """Number of tokens, special ones included."""
+
+
+class Architecture(Strict):
+    """Sizes of the Llama model that is trained from nothing."""
+
+    hidden_size: PositiveInt = 576
+    """Width of the residual stream."""
+    intermediate_size: PositiveInt = 1536
+    """Width inside the feed-forward layers."""
+    num_hidden_layers: PositiveInt = 30
+    """Number of layers."""
+    num_attention_heads: PositiveInt = 9
+    """Number of query heads."""
+    num_key_value_heads: PositiveInt = 3
+    """Number of key and value heads."""
+    max_position_embeddings: PositiveInt = 2048
+    """Longest sequence, in tokens."""
+    rope_theta: Annotated[float, Field(gt=0)] = 10000.0
+    """Base of the rotary position embedding."""
+    initializer_range: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of the initial weights."""
+
+    @model_validator(mode="after")
+    def heads_divide(self) -> Architecture:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
+            )
+        return self
+
+
+class Step(Strict):
+    """What every step has."""
+
+    run: str | None = None
+    """Name of the folder under `runs/`; by default that of the folder the recipe lies in."""
+    seed: Annotated[int, Field(ge=0)] = 42
+    """Seed of everything random."""
+
+
+class TrainStep(Step):
+    """What every training step has."""
+
+    data: Annotated[list[DataSource], Field(min_length=1)]
+    """Rows to train on."""
+    eval_data: list[DataSource] = []
+    """Rows to measure on, never trained on."""
+    test_fraction: Fraction = 0.0
+    """Share of `data` held out for measuring, chosen by a hash of each row's first user turn."""
+    max_length: Annotated[int, Field(ge=8)] = 2048
+    """Longest row in tokens; what is longer is cut at its end, and counted."""
+    max_cut: Fraction = 0.1
+    """Largest share of rows that may be cut or dropped for their length before the step fails."""
+    trainer: dict[str, Any] = {}
+    """Fields of TRL's own configuration, by their own names."""
+
+
+class PretrainStep(TrainStep):
+    """Train a tokenizer and a base model from nothing."""
+
+    kind: Literal["pretrain"]
+    tokenizer: Tokenizer = Tokenizer()
+    """The tokenizer to train."""
+    tokenizer_data: list[DataSource] = []
+    """Further rows, chats included, for the tokenizer alone."""
+    architecture: Architecture = Architecture()
+    """The model to train."""
+    template: Literal["smollm2", "chatml"] = "chatml"
+    """Chat template saved with the base model."""
+
+
+class TuneStep(TrainStep):
+    """What the steps that fine-tune a model have."""
+
+    model: str
+    """`@step`, a checkpoint folder, a `.gguf` file, or a model on the Hub (`owner/name`, `owner/name@revision`)."""
+    template: Literal["smollm2", "chatml", "model"] = "smollm2"
+    """Chat template to train with and to save; `model` keeps the model's own."""
+    lora: Lora | None = None
+    """Train adapters instead of all weights."""
+    quantize: Literal["int8", "nf4"] | None = None
+    """Load the frozen weights in 8 or 4 bits (needs `lora`)."""
+
+    @model_validator(mode="after")
+    def quantized_weights_need_adapters(self) -> TuneStep:
+        if self.quantize and self.lora is None:
+            raise ValueError(f"quantize: {self.quantize} trains nothing without a lora block")
+        return self
+
+
+class SftStep(TuneStep):
+    """Supervised fine-tuning on chats."""
+
+    kind: Literal["sft"]
+
+
+class FcStep(TuneStep):
+    """Function-calling fine-tuning: chats with tools, and a share without them so that chatting is kept."""
+
+    kind: Literal["fc"]
+
+
+class DpoStep(TuneStep):
+    """Direct Preference Optimization on pairs of answers (Rafailov et al. 2023)."""
+
+    kind: Literal["dpo"]
+
+
+class SmoltalkStep(Step):
+    """Assemble a mixture of chats from several sources."""
+
+    kind: Literal["smoltalk"]
+    data: Annotated[list[DataSource], Field(min_length=1)]
+    """The sources to mix."""
+    test_fraction: Fraction = 0.0
+    """Share held out as split `test`, chosen by a hash of each chat's first user turn."""
+
+
+class EvalTask(Strict):
+    """One measurement."""
+
+    task: Literal["exact", "style", "preference", "tool_calls", "loss"]
+    """Exact answers, style of sampled replies, preference between answers, function calls, or held-out loss."""
+    data: Annotated[list[DataSource], Field(min_length=1)]
+    """Held-out rows."""
+    max_new_tokens: PositiveInt = 128
+    """Longest reply, in tokens."""
+    max_rows: PositiveInt | None = None
+    """Measure on a random sample of so many rows."""
+    reference: str | None = None
+    """For `preference`: the model against which the reward is measured, one of `models`."""
+    max_words: PositiveInt | None = None
+    """For `style`: a reply of more words is too long."""
+    unwanted: list[str] = []
+    """For `style`: phrases that no reply should hold."""
+
+
+class ShowcasePrompt(Strict):
+    """A prompt whose answer is shown when the chain ends."""
+
+    prompt: str
+    """The user's turn."""
+    system: str | None = None
+    """A system turn before it."""
+    tools: list[dict[str, Any]] = []
+    """JSON schemas of the tools on offer."""
+
+
+class EvalStep(Step):
+    """Measure models side by side, stage by stage."""
+
+    kind: Literal["eval"]
+    models: Annotated[dict[str, str], Field(min_length=1)]
+    """Name of each row of the table, and its model: `@step`, folder, `.gguf` file or Hub id."""
+    tasks: Annotated[dict[str, EvalTask], Field(min_length=1)]
+    """Name of each measurement."""
+    template: Literal["smollm2", "chatml", "model"] = "model"
+    """Chat template to prompt with; `model` uses each model's own."""
+    batch_size: PositiveInt = 64
+    """Rows generated or scored at once."""
+    showcase: list[ShowcasePrompt] = []
+    """Prompts that the last model answers for the reader to see."""
+
+
+class PipelineStep(Step):
+    """A chain of steps."""
+
+    kind: Literal["pipeline"]
+    steps: Annotated[dict[str, str | dict[str, Any]], Field(min_length=1)]
+    """Name of each step, in order, and its recipe: a file beside this one, or the recipe itself."""
+
+
+KINDS: dict[str, type[Step]] = {
+    "pretrain": PretrainStep,
+    "smoltalk": SmoltalkStep,
+    "sft": SftStep,
+    "dpo": DpoStep,
+    "fc": FcStep,
+    "eval": EvalStep,
+    "pipeline": PipelineStep,
+}

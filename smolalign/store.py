@@ -1,0 +1,152 @@
+"""Step folders: fingerprints, manifests, locks, and files that are either whole or not there."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from smolalign.errors import UserError
+
+MANIFEST = "step.json"
+STARTED = "started.json"
+
+# Raised when a change of the package changes what a step makes of the same recipe and the same data.
+DATA_VERSION = 1
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 of a JSON value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def digest_files(root: Path, files: list[Path]) -> str:
+    """SHA-256 over names (relative to `root`) and contents of files, in sorted order."""
+    total = hashlib.sha256()
+    for file in sorted(files):
+        total.update(file.relative_to(root).as_posix().encode() + b"\0")
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def digest_path(path: Path) -> str:
+    """SHA-256 of a file, or of all files in a folder."""
+    if path.is_file():
+        return digest_files(path.parent, [path])
+    return digest_files(path, [file for file in path.rglob("*") if file.is_file()])
+
+
+def digest_output(folder: Path) -> str:
+    """SHA-256 of what later steps read of a step: its model and its rows."""
+    files = [file for part in ("model", "data") for file in (folder / part).rglob("*") if file.is_file()]
+    return digest_files(folder, files)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it, so that it is never half there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path.name}: {error.strerror}", where=str(path.parent)) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as `write_text` does."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file, or None where the file is missing or not whole."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished step, or None where the step has not finished."""
+    return read_json(folder / MANIFEST)
+
+
+def is_done(folder: Path, fingerprint: str) -> bool:
+    """Whether the folder holds this very step, finished."""
+    manifest = read_manifest(folder)
+    return manifest is not None and manifest.get("fingerprint") == fingerprint
+
+
+@contextmanager
+def step_folder(folder: Path, fingerprint: str, *, fresh: bool) -> Iterator[bool]:
+    """Own a step's folder while the step runs.
+
+    What an earlier, different step left there is removed; what this very step left when it was killed is kept.
+
+    Args:
+        folder: the step's folder; made if it is not there.
+        fingerprint: of the step about to run.
+        fresh: start over even where this very step was under way.
+
+    Yields:
+        Whether an earlier run of this very step is being taken up.
+
+    Raises:
+        UserError: the folder cannot be written, or another process is at work in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"cannot write there: {error.strerror}", where=str(folder), mend="choose another --out"
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError("another smolalign is at work in this folder", where=str(folder)) from None
+        started = read_json(folder / STARTED)
+        resumed = not fresh and started is not None and started.get("fingerprint") == fingerprint
+        if not resumed:
+            _empty(folder)
+            write_json(folder / STARTED, {"fingerprint": fingerprint})
+        yield resumed
+
+
+def finish(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest, which makes the step done, and remove what only an unfinished step needs."""
+    write_json(folder / MANIFEST, manifest)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    (folder / STARTED).unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill that takes the place of `target` at the end, or leaves no trace when something fails."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(temporary, target)
+
+
+def _empty(folder: Path) -> None:
+    """Remove what steps write, manifest first, and nothing else: the folder might hold a person's own files."""
+    for name in (MANIFEST, STARTED, "recipe.yaml", "metrics.jsonl", "data_report.json", "samples.jsonl", "before.json"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("model", "data", "checkpoints", "adapter", "reference"):
+        shutil.rmtree(folder / name, ignore_errors=True)

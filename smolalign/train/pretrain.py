@@ -1,0 +1,71 @@
+"""The pretrain step: a tokenizer and a base model from nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from smolalign.data.gather import gather
+from smolalign.model import on_device, save_model
+from smolalign.outcome import Outcome
+from smolalign.recipe.schema import Architecture, PretrainStep
+from smolalign.report import Reporter
+from smolalign.rows import Row
+from smolalign.train.attention import attending_per_document
+from smolalign.train.dataset import tokenize_documents
+from smolalign.train.session import Watch, train, trainer_arguments
+from smolalign.train.sft import PACKED
+from smolalign.train.tokenizer import tokenizer_texts, train_tokenizer
+
+
+def run(step: PretrainStep, folder: Path, report: Reporter) -> Outcome:
+    """Train the tokenizer on the rows, then the model on their tokens, and write `model/`."""
+    gathered = gather(step.data, "document", seed=step.seed, test_fraction=step.test_fraction)
+    held_out = gathered.test + (gather(step.eval_data, "document", seed=step.seed).train if step.eval_data else [])
+    tokenizer = _tokenizer(step, gathered.train)
+    model = on_device(new_model(step.architecture, tokenizer, step.seed))
+    rows, ledger = tokenize_documents(tokenizer, gathered.train, step.max_length)
+    bytes_per_token = sum(len(row.text.encode()) for row in gathered.train) / ledger.tokens
+    size = sum(p.numel() for p in model.parameters())
+    report.say(f"model of {size / 1e6:.2f} M parameters, {len(tokenizer):,} tokens in the vocabulary")
+    report.say(f"train: {ledger.line()}; {bytes_per_token:.2f} bytes a token")
+    trainer = SFTTrainer(
+        model=model,
+        args=trainer_arguments(SFTConfig, step, folder, PACKED),
+        train_dataset=rows,
+        eval_dataset=tokenize_documents(tokenizer, held_out, step.max_length)[0] if held_out else None,
+        processing_class=tokenizer,
+        callbacks=[Watch("pretrain", folder / "metrics.jsonl", report)],
+    )
+    with attending_per_document(model):
+        metrics = train(trainer, folder, report)
+    save_model(model, tokenizer, folder / "model")
+    metrics |= {"parameters": size, "bytes_per_token": round(bytes_per_token, 3)}
+    return Outcome(metrics, gathered.report, ledger.as_dict())
+
+
+def new_model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+    """A Llama model with random weights and tied embeddings, as SmolLM2's small models have."""
+    set_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": architecture.rope_theta},
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **architecture.model_dump(exclude={"rope_theta"}),
+    )
+    model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig.from_model_config(config)
+    return model
+
+
+def _tokenizer(step: PretrainStep, rows: list[Row]) -> PreTrainedTokenizerFast:
+    """The step's tokenizer, from its documents and, if the recipe says so, from chats."""
+    chats = gather(step.tokenizer_data, "chat", seed=step.seed).train if step.tokenizer_data else []
+    texts: Any = tokenizer_texts([*rows, *chats], step.template)
+    return train_tokenizer(texts, step.tokenizer.vocab_size, step.template, step.architecture.max_position_embeddings)

@@ -1,0 +1,207 @@
+"""What all training steps share: the trainer's configuration, resume, logging, and the saved result."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from smolalign.errors import UserError
+from smolalign.model import device
+from smolalign.recipe.schema import TrainStep
+from smolalign.report import Progress, Reporter
+from smolalign.store import read_json, write_json
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+# Fields of the trainers' own that a recipe may not set, and what stands in their place.
+RESERVED = {
+    "output_dir": "use --out",
+    "seed": "use the recipe's seed",
+    "data_seed": "use the recipe's seed",
+    "max_length": "use the recipe's max_length",
+    "report_to": "metrics are in metrics.jsonl",
+    "disable_tqdm": "progress is smolalign's own",
+    "resume_from_checkpoint": "a step resumes by itself",
+    "chat_template_path": "use the recipe's template",
+    "assistant_only_loss": "the loss always falls on assistant turns only",
+    "push_to_hub": "models are saved locally",
+}
+
+
+def trainer_arguments(
+    config_class: type[Arguments], step: TrainStep, folder: Path, defaults: Mapping[str, Any] | None = None
+) -> Arguments:
+    """TRL's configuration for a step: smolalign's defaults, then the recipe's `trainer` block.
+
+    Args:
+        config_class: `SFTConfig` or `DPOConfig`.
+        step: the recipe.
+        folder: the step's folder; checkpoints go to `checkpoints/` in it.
+        defaults: what the kind of step adds to the defaults; the recipe's `trainer` goes before it.
+
+    Raises:
+        UserError: a field is reserved, unknown, or refused by the configuration's own checks.
+    """
+    for name in step.trainer:
+        if name in RESERVED:
+            raise UserError(f"trainer.{name} cannot be set", mend=RESERVED[name])
+    _reject_unknown_fields(config_class, step.trainer)
+    fast_bf16 = device().type == "cuda" and torch.cuda.is_bf16_supported()
+    fields: dict[str, Any] = {
+        "bf16": fast_bf16 and not step.trainer.get("fp16"),
+        "gradient_checkpointing": False,
+        "logging_steps": 10,
+        "save_strategy": "steps",
+        "save_steps": 0.1,
+        "save_total_limit": 2,
+        "dataloader_pin_memory": device().type == "cuda",
+        "per_device_eval_batch_size": step.trainer.get("per_device_train_batch_size", 8),
+        **(defaults or {}),
+        **step.trainer,
+        "output_dir": str(folder / "checkpoints"),
+        "seed": step.seed,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    try:
+        return config_class(**fields)
+    except (TypeError, ValueError, ImportError) as error:
+        raise UserError(f"trainer: {str(error).splitlines()[0]}", mend="mend the recipe's trainer block") from None
+
+
+def _reject_unknown_fields(config_class: type, fields: Mapping[str, Any]) -> None:
+    import dataclasses
+    import difflib
+
+    known = [field.name for field in dataclasses.fields(config_class) if field.init]
+    for name in fields:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            mend = f"did you mean {close[0]}?" if close else f"the trainer block takes {config_class.__name__}'s fields"
+            raise UserError(f"unknown key trainer.{name}", mend=mend)
+
+
+class Watch(TrainerCallback):
+    """Writes each log of the trainer to metrics.jsonl and tells the reporter where the training stands."""
+
+    def __init__(self, name: str, metrics_file: Path, report: Reporter) -> None:
+        self.name, self.metrics_file, self.report = name, metrics_file, report
+        self.loss: float | None = None
+        self.tokens = 0.0
+        self.tokens_per_second: float | None = None
+        self.began, self.first_step = time.monotonic(), 0
+        self.last_log = (self.began, 0.0)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.began, self.first_step = time.monotonic(), state.global_step
+        self.last_log = (self.began, self.tokens)
+        if state.global_step:
+            _forget_after(self.metrics_file, state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        logs = dict(logs or {})
+        if "loss" in logs and "num_tokens" in logs:
+            self._measure(logs)
+        line = {"step": state.global_step, **{k: v for k, v in logs.items() if isinstance(v, int | float)}}
+        with self.metrics_file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        done = state.global_step - self.first_step
+        left = (time.monotonic() - self.began) / done * (state.max_steps - state.global_step) if done else None
+        self.report.progress(
+            Progress(
+                self.name,
+                state.global_step,
+                state.max_steps,
+                loss=self.loss,
+                tokens_per_second=self.tokens_per_second,
+                seconds_left=left,
+            )
+        )
+
+    def _measure(self, logs: dict[str, Any]) -> None:
+        """Tokens per second since the log before; the trainer's token count begins at zero when a run resumes."""
+        now, tokens = time.monotonic(), float(logs["num_tokens"])
+        before, tokens_before = self.last_log
+        if tokens > tokens_before and now > before:
+            self.tokens_per_second = (tokens - tokens_before) / (now - before)
+            logs["tokens_per_second"] = round(self.tokens_per_second, 1)
+        self.loss, self.tokens, self.last_log = float(logs["loss"]), tokens, (now, tokens)
+
+
+def train(trainer: Trainer, folder: Path, report: Reporter) -> dict[str, Any]:
+    """Measure, train (from the last whole checkpoint if there is one), and measure again.
+
+    Returns:
+        `train_loss`, `steps`, `tokens_per_second`, and the measurements before and after on held-out rows, named
+        `eval_…_before` and `eval_…`.
+    """
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = last_checkpoint(folder / "checkpoints")
+    watch = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Watch))
+    before_file = folder / "before.json"
+    before = read_json(before_file)
+    if before is None and trainer.eval_dataset is not None:
+        report.say(f"{watch.name}: measuring held-out rows before training")
+        before = _kept(trainer.evaluate())
+        write_json(before_file, before)
+    if checkpoint:
+        report.say(f"{watch.name}: resuming from {checkpoint.name}")
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if not math.isfinite(result.training_loss):
+        raise UserError(f"the loss is {result.training_loss}: training diverged", mend="lower trainer.learning_rate")
+    metrics = {"train_loss": round(result.training_loss, 4), "steps": trainer.state.global_step}
+    if watch.tokens_per_second:
+        elapsed = time.monotonic() - watch.began
+        metrics["train_seconds"] = round(elapsed, 1)
+        metrics["tokens_per_second"] = round(watch.tokens / elapsed)
+    metrics |= {f"{key}_before": value for key, value in (before or {}).items()}
+    if trainer.eval_dataset is not None:
+        metrics |= _kept(trainer.evaluate())
+    before_file.unlink(missing_ok=True)
+    return metrics
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written whole; one that a kill left half written is removed.
+
+    The trainer writes `trainer_state.json` last, so a checkpoint with a readable one is whole.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for checkpoint in found:
+        if read_json(checkpoint / "trainer_state.json"):
+            return checkpoint
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _kept(metrics: dict[str, float]) -> dict[str, float]:
+    """The measurements themselves, without the trainer's bookkeeping of time."""
+    skip = ("runtime", "per_second", "epoch", "num_tokens", "logits", "preparation_time")
+    return {key: round(value, 4) for key, value in metrics.items() if not any(word in key for word in skip)}
+
+
+def _forget_after(file: Path, step: int) -> None:
+    """Drop logged lines beyond the checkpoint that training goes on from; they will be written again."""
+    if file.exists():
+        lines = file.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
