@@ -1,0 +1,32 @@
+# make demo: the whole chain on the embedded data.  make test: the test suite.  Both make .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint data clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/smolalign run recipes/nano/pipeline.yaml
+
+test: .venv/installed
+	$(BIN)/pytest -m "not slow and not gguf"
+
+# What needs minutes, or the real SmolLM2-135M checkpoint (see docs/testing.md).
+test-slow: .venv/installed
+	$(BIN)/pytest -m "slow or gguf" -rs
+
+lint: .venv/installed
+	$(BIN)/ruff check smolalign data tests
+	$(BIN)/ruff format --check smolalign data tests
+	$(BIN)/mypy
+
+# The embedded data, byte for byte.
+data: .venv/installed
+	$(BIN)/python -m data.generators
+
+clean:
+	rm -rf .venv runs dist
