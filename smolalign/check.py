@@ -63,21 +63,21 @@ def _check_inputs(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
     for reference in _models(recipe):
         try:
             if reference.startswith("@"):
-                require_step(reference, recipe, chain, name)
+                require_step(reference, "model", chain, name)
             else:
                 resolve_model(reference, recipe, chain.run_folder)
         except UserError as error:
-            yield Finding(name, problem=error)
+            yield Finding(name, problem=error.at(recipe.file))
     for data, kind in _sources(recipe):
         try:
             if data.source.startswith("@"):
-                require_step(data.source, recipe, chain, name)
+                require_step(data.source, data.split or "train", chain, name)
                 continue
-            for source in sources_ahead(data, recipe, chain):
+            for source in sources_ahead(data, chain, name):
                 found = first_rows(source, kind, SAMPLE_ROWS)
                 yield Finding(name, f"{data.source}: {found.format}, {_counted(found.rows_in)} read")
         except UserError as error:
-            yield Finding(name, problem=error)
+            yield Finding(name, problem=error.at(recipe.file))
 
 
 def _check_training(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
@@ -91,31 +91,30 @@ def _check_training(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding
         if isinstance(step, TuneStep):
             yield from _check_rendering(name, recipe, step, chain)
     except UserError as error:
-        where = error.where or str(recipe.file)
-        yield Finding(name, problem=UserError(error.what, where=where, mend=error.mend))
+        yield Finding(name, problem=error.at(recipe.file))
 
 
 def _build_trainer_config(step: TrainStep, kind: str, folder: Path) -> None:
     from trl import DPOConfig, SFTConfig
 
     from smolalign.train.session import trainer_arguments
-    from smolalign.train.sft import PACKED
+    from smolalign.train.sft import unpadded
 
     if kind == "dpo":
         trainer_arguments(DPOConfig, step, folder, {"max_length": None})
     else:
-        trainer_arguments(SFTConfig, step, folder, PACKED)
+        trainer_arguments(SFTConfig, step, folder, unpadded(step))
 
 
 def _check_rendering(name: str, recipe: Recipe, step: TuneStep, chain: Chain) -> Iterator[Finding]:
     from smolalign.chat.render import require_trainable_template
     from smolalign.train.dataset import tokenize_chats, tokenize_pairs
 
-    tokenizer = tokenizer_ahead(step.model, step.template, recipe, chain, SAMPLE_ROWS)
+    tokenizer = tokenizer_ahead(step.model, step.template, chain, name, SAMPLE_ROWS)
     require_trainable_template(tokenizer)
     yield Finding(name, "the template trains its stop token")
     kind = KIND_OF_ROWS[recipe.kind]
-    sources = [found for data in step.data for found in sources_ahead(data, recipe, chain)]
+    sources = [found for data in step.data for found in sources_ahead(data, chain, name)]
     rows: list[Any] = [row for source in sources for row in first_rows(source, kind, SAMPLE_ROWS).rows]
     _, ledger = (tokenize_pairs if kind == "pair" else tokenize_chats)(tokenizer, rows, step.max_length)
     over = (ledger.rows_cut + ledger.rows_dropped) / max(1, ledger.rows + ledger.rows_dropped)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from smolalign.console import (
 from smolalign.errors import UserError, UserErrors
 from smolalign.pipeline import StepResult, default_run_folder, resolve, run_step
 from smolalign.recipe.load import Recipe, load_pipeline_steps, load_recipe, recipe_from_options
+from smolalign.recipe.schema import PipelineStep
 from smolalign.recipe.shipped import find_recipe
 from smolalign.store import is_done
 
@@ -62,11 +63,12 @@ def run_one(
 ) -> None:
     """One step by its recipe, or by `--model` and `--data`."""
     recipe = _one_recipe(kind, argument, overrides, model, data)
+    name = _name(recipe)
     run_folder = out or default_run_folder(recipe)
     if dry_run:
-        _say_what_would_run({kind: recipe}, run_folder)
+        _say_what_would_run({**_neighbours(recipe), name: recipe}, run_folder, only=name)
         return
-    result = _run(kind, recipe, run_folder, fresh)
+    result = _run(name, recipe, run_folder, fresh)
     if kind == "eval":
         _show_evaluation(result)
     else:
@@ -104,13 +106,14 @@ def _run(name: str, recipe: Recipe, run_folder: Path, fresh: bool) -> StepResult
     return result
 
 
-def _say_what_would_run(steps: dict[str, Recipe], run_folder: Path) -> None:
-    """Check the steps, then say for each whether it would run."""
+def _say_what_would_run(steps: dict[str, Recipe], run_folder: Path, only: str | None = None) -> None:
+    """Check the steps, or one of them, then say for each whether it would run."""
     from smolalign.check import check_steps
 
-    report_checks(check_steps(steps, run_folder))
+    report_checks(check_steps(steps, run_folder, only))
     for name, recipe in steps.items():
-        print_line(f"{name}: {step_state(name, recipe, run_folder)}")
+        if only in (None, name):
+            print_line(f"{name}: {step_state(name, recipe, run_folder)}")
 
 
 def step_state(name: str, recipe: Recipe, run_folder: Path) -> str:
@@ -124,15 +127,22 @@ def step_state(name: str, recipe: Recipe, run_folder: Path) -> str:
 
 def check_recipes(arguments: Sequence[str], out: Path | None) -> None:
     """`smolalign check`: every problem of every recipe, or a line that says that there is none."""
-    from smolalign.check import check_steps
+    report_checks(finding for argument in arguments for finding in _check_recipe(argument, out))
 
-    for argument in arguments:
+
+def _check_recipe(argument: str, out: Path | None) -> Iterator[Finding]:
+    from smolalign.check import Finding, check_steps
+
+    try:
         recipe = load_recipe(find_recipe(argument))
-        run_folder = out or default_run_folder(recipe)
         if recipe.kind == "pipeline":
-            report_checks(check_steps(load_pipeline_steps(recipe), run_folder))
+            steps, only = load_pipeline_steps(recipe), None
         else:
-            report_checks(check_steps({**_neighbours(recipe), recipe.kind: recipe}, run_folder, only=recipe.kind))
+            only = _name(recipe)
+            steps = {**_neighbours(recipe), only: recipe}
+        yield from check_steps(steps, out or default_run_folder(recipe), only)
+    except UserError as error:
+        yield Finding(argument, problem=error)
 
 
 def report_checks(findings: Iterable[Finding]) -> None:
@@ -156,17 +166,36 @@ def preview_recipe(argument: str, overrides: Sequence[str], rows: int, out: Path
     from smolalign.preview import preview
 
     recipe = load_recipe(find_recipe(argument), overrides)
-    steps = {**_neighbours(recipe), recipe.kind: recipe}
-    for shown in preview(Chain(steps, out or default_run_folder(recipe)), recipe.kind, rows):
+    name = _name(recipe)
+    chain = Chain({**_neighbours(recipe), name: recipe}, out or default_run_folder(recipe))
+    for shown in preview(chain, name, rows):
         print_marked(shown.title, shown.parts, shown.footer)
 
 
-def _neighbours(recipe: Recipe) -> dict[str, Recipe]:
-    """The steps of the pipeline recipe beside a step's recipe, which say what its `@step` references will be."""
+def _pipeline_beside(recipe: Recipe) -> Recipe | None:
+    """The pipeline recipe in the folder of a step's recipe."""
     file = recipe.folder / "pipeline.yaml"
     if recipe.kind == "pipeline" or not file.is_file():
-        return {}
-    return load_pipeline_steps(load_recipe(file))
+        return None
+    pipeline = load_recipe(file)
+    return pipeline if pipeline.kind == "pipeline" else None
+
+
+def _neighbours(recipe: Recipe) -> dict[str, Recipe]:
+    """The steps of the pipeline beside a step's recipe, which say what its `@step` references will be."""
+    pipeline = _pipeline_beside(recipe)
+    return load_pipeline_steps(pipeline) if pipeline else {}
+
+
+def _name(recipe: Recipe) -> str:
+    """What the pipeline beside it calls a step, so that it has one folder, alone or in the chain; else its kind."""
+    pipeline = _pipeline_beside(recipe)
+    if pipeline is not None:
+        assert isinstance(pipeline.step, PipelineStep)
+        for name, content in pipeline.step.steps.items():
+            if isinstance(content, str) and (pipeline.folder / content).resolve() == recipe.file.resolve():
+                return name
+    return recipe.kind
 
 
 def _show_evaluation(result: StepResult) -> None:

@@ -25,6 +25,10 @@ class UserError(Exception):
             text = f"{self.where}: {text}"
         return f"{text} → {' '.join(self.mend.split())}" if self.mend else text
 
+    def at(self, where: object) -> UserError:
+        """The same mistake, at a place if it has none of its own."""
+        return self if self.where else UserError(self.what, where=str(where), mend=self.mend)
+
 
 class UserErrors(UserError):
     """Several mistakes found in one go, such as every wrong field of a recipe."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from smolalign.data.load import Loaded, load_rows
 from smolalign.errors import UserError
 from smolalign.pipeline import resolve_data, resolve_model
 from smolalign.recipe.load import Recipe
-from smolalign.recipe.schema import DataSource, PretrainStep
+from smolalign.recipe.schema import DataSource, PretrainStep, SmoltalkStep, Step, TrainStep, TuneStep
 from smolalign.rows import RowKind
 from smolalign.store import read_manifest
 
@@ -35,28 +36,57 @@ class Chain:
     def is_done(self, name: str) -> bool:
         return read_manifest(self.run_folder / name) is not None
 
-
-def require_step(reference: str, recipe: Recipe, chain: Chain, reader: str) -> None:
-    """Raise unless `@name` has run, or is a step that comes before its reader."""
-    name = reference.removeprefix("@")
-    names = list(chain.steps)
-    before = names[: names.index(reader)] if reader in names else []
-    if name in before or chain.is_done(name):
-        return
-    close = difflib.get_close_matches(name, before, n=1)
-    mend = (
-        f"did you mean @{close[0]}?" if close else f"run that step first: no finished step in {chain.run_folder / name}"
-    )
-    raise UserError(f"{reference} has not been run and is no earlier step", where=str(recipe.file), mend=mend)
+    def before(self, name: str) -> list[str]:
+        """The steps that a step may read."""
+        return list(itertools.takewhile(lambda other: other != name, self.steps))
 
 
-def sources_ahead(data: DataSource, recipe: Recipe, chain: Chain) -> list[DataSource]:
+def require_step(reference: str, gives: str, chain: Chain, reader: str) -> None:
+    """Raise unless `@name` is a step before its reader, or has run outside this chain, and gives what is asked for.
+
+    Args:
+        reference: `@name`.
+        gives: `model`, or a split of rows.
+        chain: the reader among its steps.
+        reader: the step that the reference stands in.
+    """
+    name, before = reference.removeprefix("@"), chain.before(reader)
+    where = str(chain.steps[reader].file)
+    if name in chain.steps and name not in before:
+        mend = "a step cannot read itself" if name == reader else "move that step before this one"
+        raise UserError(f"{reference} comes no earlier than the step {reader} that reads it", where=where, mend=mend)
+    if name not in chain.steps and not chain.is_done(name):
+        close = difflib.get_close_matches(name, before, n=1)
+        mend = f"did you mean @{close[0]}?" if close else "run that step first, or name the run's folder with --out"
+        what = f"{reference} is no earlier step and has not been run: no finished step in {chain.run_folder / name}"
+        raise UserError(what, where=where, mend=mend)
+    if name in before and gives not in (given := _gives(chain.steps[name].step)):
+        what = "no model" if gives == "model" else f"no rows of split {gives!r}"
+        raise UserError(
+            f"{reference} gives {what}: it is a step of kind {chain.steps[name].kind}",
+            where=where,
+            mend=f"it gives {', '.join(given) or 'nothing to read'}; split 'test' needs test_fraction there",
+        )
+
+
+def _gives(step: Step) -> list[str]:
+    """What later steps may read of a step: `model`, and splits of rows."""
+    rows = ["train"] if isinstance(step, SmoltalkStep) else []
+    if isinstance(step, SmoltalkStep | TuneStep) and step.test_fraction:
+        rows.append("test")
+    return ["model", *rows] if isinstance(step, TrainStep) else rows
+
+
+def sources_ahead(data: DataSource, chain: Chain, reader: str) -> list[DataSource]:
     """The sources behind a source: itself, or, where it is a step that has not run, what that step would read."""
-    name = data.source.removeprefix("@")
-    if data.source.startswith("@") and not chain.is_done(name) and name in chain.steps:
-        upstream = chain.steps[name]
-        return [found for item in getattr(upstream.step, "data", []) for found in sources_ahead(item, upstream, chain)]
-    return [resolve_data(data, recipe, chain.run_folder)[0]]
+    if data.source.startswith("@"):
+        require_step(data.source, data.split or "train", chain, reader)
+        name = data.source[1:]
+        if not chain.is_done(name):
+            upstream = chain.steps[name].step
+            assert isinstance(upstream, SmoltalkStep | TuneStep)
+            return [found for item in upstream.data for found in sources_ahead(item, chain, name)]
+    return [resolve_data(data, chain.steps[reader], chain.run_folder)[0]]
 
 
 def first_rows(data: DataSource, kind: RowKind, limit: int) -> Loaded:
@@ -66,26 +96,32 @@ def first_rows(data: DataSource, kind: RowKind, limit: int) -> Loaded:
     )
 
 
-def tokenizer_ahead(reference: str, template: str, recipe: Recipe, chain: Chain, limit: int) -> Any:
+def tokenizer_ahead(reference: str, template: str, chain: Chain, reader: str, limit: int) -> Any:
     """The tokenizer that a model will have: loaded, or trained on the first rows where its pretraining is to come."""
     from smolalign.model import load_tokenizer
 
-    name = reference.removeprefix("@")
-    if not reference.startswith("@") or chain.is_done(name):
-        return load_tokenizer(resolve_model(reference, recipe, chain.run_folder)[0], template)
-    upstream = chain.steps[name]
-    if isinstance(upstream.step, PretrainStep):
-        return _tokenizer_to_come(upstream.step, template, upstream, chain, limit)
-    return tokenizer_ahead(getattr(upstream.step, "model"), template, upstream, chain, limit)  # noqa: B009
+    if reference.startswith("@"):
+        require_step(reference, "model", chain, reader)
+        name = reference[1:]
+        if not chain.is_done(name):
+            upstream = chain.steps[name].step
+            assert isinstance(upstream, PretrainStep | TuneStep)
+            template = upstream.template if template == "model" else template
+            if isinstance(upstream, TuneStep):
+                return tokenizer_ahead(upstream.model, template, chain, name, limit)
+            return tokenizer_to_come(template, chain, name, limit)
+    return load_tokenizer(resolve_model(reference, chain.steps[reader], chain.run_folder)[0], template)
 
 
-def _tokenizer_to_come(step: PretrainStep, template: str, recipe: Recipe, chain: Chain, limit: int) -> Any:
+def tokenizer_to_come(template: str, chain: Chain, name: str, limit: int) -> Any:
+    """The tokenizer that a pretrain step would train, from the first `limit` rows of each of its sources."""
     from smolalign.train.tokenizer import tokenizer_texts, train_tokenizer
 
     def rows(sources: Sequence[DataSource], kind: RowKind) -> list[Any]:
-        resolved = [resolve_data(source, recipe, chain.run_folder)[0] for source in sources]
+        resolved = [found for source in sources for found in sources_ahead(source, chain, name)]
         return [row for source in resolved for row in first_rows(source, kind, limit).rows]
 
-    name = step.template if template == "model" else template
-    texts = tokenizer_texts(rows(step.data, "document") + rows(step.tokenizer_data, "chat"), name)
-    return train_tokenizer(texts, step.tokenizer.vocab_size, name, step.architecture.max_position_embeddings)
+    step = chain.steps[name].step
+    assert isinstance(step, PretrainStep)
+    texts = tokenizer_texts(rows(step.data, "document") + rows(step.tokenizer_data, "chat"), template)
+    return train_tokenizer(texts, step.tokenizer.vocab_size, template, step.architecture.max_position_embeddings)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -15,6 +16,9 @@ from smolalign.chat.template import chat_template
 from smolalign.errors import UserError
 from smolalign.recipe.schema import Lora
 from smolalign.store import digest_path, whole_folder
+
+# What Transformers raises on checkpoints that are missing, torn or not checkpoints at all.
+UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, SafetensorError)
 
 
 def device() -> torch.device:
@@ -37,7 +41,7 @@ def load_tokenizer(reference: str, template: str = "model") -> Tokenizer:
     name, options = _location(reference)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise _not_loadable(reference, error) from None
     if template != "model":
         tokenizer.chat_template = chat_template(template)
@@ -63,9 +67,13 @@ def load_model(reference: str, quantize: str | None = None) -> PreTrainedModel:
     if quantize:
         options["quantization_config"] = quantization(quantize, here)
         options["device_map"] = {"": here}
+    # Transformers gives weights that a checkpoint lacks at random, with no more than a warning.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    auto: Any = AutoModelForCausalLM
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
+        model, found = auto.from_pretrained(name, **options)
+        _require_every_weight(found)
+    except UNREADABLE as error:
         raise _not_loadable(reference, error) from None
     return model if quantize else on_device(model)
 
@@ -149,7 +157,7 @@ def _converted_gguf(file: Path) -> Path:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **options)
             model = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **options)
-        except (OSError, ValueError, KeyError, IndexError) as error:
+        except UNREADABLE as error:
             raise _not_loadable(str(file), error) from None
         # Transformers refuses to save what it thinks is still quantized; the weights are plain by now.
         del model.config.quantization_config
@@ -158,6 +166,13 @@ def _converted_gguf(file: Path) -> Path:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
     return target
+
+
+def _require_every_weight(found: dict[str, Any]) -> None:
+    """Raise ValueError where the checkpoint does not hold each weight that its config asks for, in its shape."""
+    lacking = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
+    if lacking:
+        raise ValueError(f"{len(lacking)} weights are missing or do not fit its config, such as {lacking[0]}")
 
 
 def _not_loadable(reference: str, error: Exception) -> UserError:

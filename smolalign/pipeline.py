@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from smolalign import __version__
+from smolalign.chat.template import chat_template
 from smolalign.data.records import fingerprint_source
 from smolalign.errors import UserError
 from smolalign.outcome import Outcome
@@ -103,6 +104,7 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
     identity = {
         "recipe": recipe.step.model_dump(mode="json", exclude={"run"}),
         "inputs": inputs,
+        "template": _template_text(recipe.step),
         "data_version": DATA_VERSION,
     }
     return Resolved(step, inputs, digest_json(identity))
@@ -119,6 +121,12 @@ def run_step(name: str, recipe: Recipe, run_folder: Path, report: Reporter, *, f
         fresh: run it even where it is done, from its beginning.
     """
     resolved = resolve(recipe, run_folder)
+    if any(reference.partition(":")[0] == f"@{name}" for reference in resolved.inputs):
+        raise UserError(
+            f"the step {name} reads @{name}, which is its own output",
+            where=str(recipe.file),
+            mend="give it a name of its own in a pipeline recipe",
+        )
     folder = run_folder / name
     if not fresh and is_done(folder, resolved.fingerprint):
         manifest = read_manifest(folder)
@@ -130,7 +138,10 @@ def run_step(name: str, recipe: Recipe, run_folder: Path, report: Reporter, *, f
         write_text(folder / "recipe.yaml", dump_recipe(resolved.step))
         run: Callable[[Step, Path, Reporter], Outcome] = importlib.import_module(RUNNERS[recipe.kind]).run
         started = time.monotonic()
-        outcome = run(resolved.step, folder, report)
+        try:
+            outcome = run(resolved.step, folder, report)
+        except UserError as error:
+            raise error.at(recipe.file) from None
         manifest = {
             "name": name,
             "kind": recipe.kind,
@@ -153,12 +164,12 @@ def run_step(name: str, recipe: Recipe, run_folder: Path, report: Reporter, *, f
 def resolve_model(reference: str, recipe: Recipe, run_folder: Path) -> tuple[str, str]:
     """Path or Hub id of a model, and the digest of its content."""
     if reference.startswith("@"):
-        folder, manifest = _finished(reference[1:], run_folder)
+        folder, manifest = _finished(reference[1:], run_folder, recipe.file)
         if not (folder / "model").is_dir():
             raise UserError(
                 f"{reference} has no model: it is a step of kind {manifest['kind']}", where=str(recipe.file)
             )
-        return str(folder / "model"), str(manifest["output"])
+        return str((folder / "model").resolve()), str(manifest["output"])
     path = recipe.folder / Path(reference).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return str(path.resolve()), digest_path(path)
@@ -182,7 +193,7 @@ def resolve_model(reference: str, recipe: Recipe, run_folder: Path) -> tuple[str
 def resolve_data(data: DataSource, recipe: Recipe, run_folder: Path) -> tuple[DataSource, str]:
     """The source with a path that exists, or a Hub id, and the digest of its content."""
     if data.source.startswith("@"):
-        folder, _ = _finished(data.source[1:], run_folder)
+        folder, _ = _finished(data.source[1:], run_folder, recipe.file)
         file = folder / "data" / f"{data.split or 'train'}.parquet"
         if not file.is_file():
             there = ", ".join(sorted(p.stem for p in (folder / "data").glob("*.parquet"))) or "none"
@@ -194,8 +205,17 @@ def resolve_data(data: DataSource, recipe: Recipe, run_folder: Path) -> tuple[Da
         return data.model_copy(update={"source": str(file.resolve()), "split": None}), digest_path(file)
     path = recipe.folder / Path(data.source).expanduser()
     source = str(path.resolve()) if path.exists() or _looks_like_path(data.source) else data.source
-    digest = fingerprint_source(source, config=data.config, split=data.split, revision=data.revision)
+    try:
+        digest = fingerprint_source(source, config=data.config, split=data.split, revision=data.revision)
+    except UserError as error:
+        raise error.at(recipe.file) from None
     return data.model_copy(update={"source": source}), digest
+
+
+def _template_text(step: Step) -> str:
+    """The chat template that a step renders with; empty where it is the model's own, which is part of that input."""
+    name = getattr(step, "template", "model")
+    return "" if name == "model" else chat_template(name)
 
 
 def _looks_like_path(source: str) -> bool:
@@ -203,12 +223,13 @@ def _looks_like_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.endswith(suffixes) or source.count("/") != 1
 
 
-def _finished(name: str, run_folder: Path) -> tuple[Path, dict[str, Any]]:
+def _finished(name: str, run_folder: Path, file: Path) -> tuple[Path, dict[str, Any]]:
     folder = run_folder / name
     manifest = read_manifest(folder)
     if manifest is None:
         raise UserError(
             f"@{name} has not been run: no finished step in {folder}",
+            where=str(file),
             mend="run that step first, or name the run's folder with --out",
         )
     return folder, manifest

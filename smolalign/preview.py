@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from smolalign.errors import UserError
-from smolalign.look import Chain, first_rows, sources_ahead, tokenizer_ahead
+from smolalign.look import Chain, first_rows, sources_ahead, tokenizer_ahead, tokenizer_to_come
 from smolalign.recipe.load import Recipe
 from smolalign.recipe.schema import PretrainStep, TrainStep, TuneStep
 from smolalign.rows import Chat, Document, Pair, Row
@@ -46,7 +46,7 @@ def preview(chain: Chain, name: str, rows: int) -> Iterator[Shown]:
     kind = {"pretrain": "document", "dpo": "pair"}.get(recipe.kind, "chat")
     left = rows
     for data in step.data:
-        for source in sources_ahead(data, recipe, chain):
+        for source in sources_ahead(data, chain, name):
             for row in first_rows(source, kind, left).rows[:left]:  # type: ignore[arg-type]
                 left -= 1
                 yield from _show(tokenizer, row, step.max_length)
@@ -56,9 +56,9 @@ def preview(chain: Chain, name: str, rows: int) -> Iterator[Shown]:
 
 def _tokenizer(recipe: Recipe, chain: Chain, name: str) -> Any:
     if isinstance(recipe.step, PretrainStep):
-        return tokenizer_ahead(f"@{name}", recipe.step.template, recipe, Chain(chain.steps, Path()), TOKENIZER_ROWS)
+        return tokenizer_to_come(recipe.step.template, chain, name, TOKENIZER_ROWS)
     assert isinstance(recipe.step, TuneStep)
-    return tokenizer_ahead(recipe.step.model, recipe.step.template, recipe, chain, TOKENIZER_ROWS)
+    return tokenizer_ahead(recipe.step.model, recipe.step.template, chain, name, TOKENIZER_ROWS)
 
 
 def _show(tokenizer: Any, row: Row, max_length: int) -> Iterator[Shown]:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from smolalign.errors import UserError
 
 MANIFEST = "step.json"
 STARTED = "started.json"
+# What a step may leave in its folder, the manifest first.
+_FILES = (MANIFEST, "recipe.yaml", "metrics.jsonl", "data_report.json", "samples.jsonl", "before.json")
+_FOLDERS = ("model", "data", "checkpoints", "adapter")
 
 # Raised when a change of the package changes what a step makes of the same recipe and the same data.
 DATA_VERSION = 1
@@ -56,7 +59,8 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise UserError(f"cannot write {path.name}: {error.strerror}", where=str(path.parent)) from None
 
 
@@ -100,7 +104,7 @@ def step_folder(folder: Path, fingerprint: str, *, fresh: bool) -> Iterator[bool
         Whether an earlier run of this very step is being taken up.
 
     Raises:
-        UserError: the folder cannot be written, or another process is at work in it.
+        UserError: the folder cannot be written, holds what no step left there, or another process is at work in it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +121,7 @@ def step_folder(folder: Path, fingerprint: str, *, fresh: bool) -> Iterator[bool
         started = read_json(folder / STARTED)
         resumed = not fresh and started is not None and started.get("fingerprint") == fingerprint
         if not resumed:
-            _empty(folder)
+            _empty(folder, ours=started is not None or read_manifest(folder) is not None)
             write_json(folder / STARTED, {"fingerprint": fingerprint})
         yield resumed
 
@@ -144,9 +148,15 @@ def whole_folder(target: Path) -> Iterator[Path]:
     os.replace(temporary, target)
 
 
-def _empty(folder: Path) -> None:
-    """Remove what steps write, manifest first, and nothing else: the folder might hold a person's own files."""
-    for name in (MANIFEST, STARTED, "recipe.yaml", "metrics.jsonl", "data_report.json", "samples.jsonl", "before.json"):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("model", "data", "checkpoints", "adapter", "reference"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+def _empty(folder: Path, *, ours: bool) -> None:
+    """Remove what steps write, and nothing else: the folder might hold a person's own files.
+
+    An empty note that a step began stands there meanwhile, so that after a kill the rest still counts as a step's.
+    """
+    there = [folder / name for name in (*_FILES, *_FOLDERS) if (folder / name).exists()]
+    if there and not ours:
+        names = ", ".join(path.name for path in there)
+        raise UserError(f"holds {names}, which no step left there", where=str(folder), mend="choose another --out")
+    write_json(folder / STARTED, {})
+    for path in there:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -17,7 +17,7 @@ from smolalign.environment import prepare
 
 prepare()
 
-import pytest
+import pytest  # noqa: E402 - the environment is read when the libraries are imported
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("SMOLALIGN_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -60,10 +60,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from smolalign.model import save_model
     from smolalign.recipe.schema import Architecture
     from smolalign.train.pretrain import new_model
-    from smolalign.train.tokenizer import train_tokenizer
 
-    texts = ["The cat sat on the mat and said hello to the dog.", "What is 2 + 3? It is 5.", '{"name": "f", "x": 1}']
-    tokenizer = train_tokenizer(texts, 400, "chatml", 256)
+    tokenizer = tiny_tokenizer()
     sizes = Architecture(
         hidden_size=32,
         intermediate_size=64,
@@ -75,6 +73,30 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "model"
     save_model(new_model(sizes, tokenizer, seed=0), tokenizer, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sharp_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with larger weights, so that what it computes depends strongly on what it reads."""
+    import torch
+
+    from smolalign.model import load_model, load_tokenizer, save_model
+
+    model, folder = load_model(str(tiny_model)), tmp_path_factory.mktemp("sharp") / "model"
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8)
+    save_model(model, load_tokenizer(str(tiny_model)), folder)
+    return folder
+
+
+def tiny_tokenizer() -> Any:
+    """A byte-level tokenizer of 400 tokens at most."""
+    from smolalign.train.tokenizer import train_tokenizer
+
+    texts = ["The cat sat on the mat and said hello to the dog.", "What is 2 + 3? It is 5.", '{"name": "f", "x": 1}']
+    return train_tokenizer(texts, 400, "chatml", 256)
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> Path:
@@ -99,5 +121,51 @@ def chats(count: int) -> list[dict[str, Any]]:
 def pairs(count: int) -> list[dict[str, Any]]:
     """So many preference pairs in UltraFeedback's layout."""
     return [
-        {"prompt": f"Say {i}.", "chosen": f"Here it is: {i}.", "rejected": "No." + " No." * (i % 3)} for i in range(count)
+        {"prompt": f"Say {i}.", "chosen": f"Here it is: {i}.", "rejected": "No." + " No." * (i % 3)}
+        for i in range(count)
     ]
+
+
+CHAIN = {
+    "pretrain": """\
+kind: pretrain
+data: [{source: texts.jsonl}]
+tokenizer: {vocab_size: 400}
+tokenizer_data: [{source: chats.jsonl}]
+architecture: {hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4,
+               num_key_value_heads: 2, max_position_embeddings: 256}
+max_length: 64
+trainer: {max_steps: 12, per_device_train_batch_size: 4, learning_rate: 1.0e-3, save_steps: 2, logging_steps: 1}
+""",
+    "smoltalk": "kind: smoltalk\ndata: [{source: chats.jsonl}]\ntest_fraction: 0.2\n",
+    "sft": """\
+kind: sft
+model: "@pretrain"
+template: chatml
+data: [{source: "@smoltalk"}]
+eval_data: [{source: "@smoltalk", split: test}]
+max_length: 128
+trainer: {max_steps: 12, per_device_train_batch_size: 4, learning_rate: 1.0e-3, save_steps: 2, logging_steps: 1}
+""",
+    "dpo": """\
+kind: dpo
+model: "@sft"
+template: chatml
+data: [{source: pairs.jsonl}]
+max_length: 128
+trainer: {max_steps: 8, per_device_train_batch_size: 4, learning_rate: 1.0e-3, save_steps: 2, logging_steps: 1}
+""",
+}
+
+
+def write_chain(folder: Path, steps: Iterable[str] = ("pretrain", "smoltalk", "sft")) -> Path:
+    """A pipeline of tiny steps and its data; a few seconds long."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_jsonl(folder / "texts.jsonl", [{"text": f"The number {i} comes before {i + 1}. " * 3} for i in range(40)])
+    write_jsonl(folder / "chats.jsonl", chats(40))
+    write_jsonl(folder / "pairs.jsonl", pairs(24))
+    for name in steps:
+        (folder / f"{name}.yaml").write_text(CHAIN[name], encoding="utf-8")
+    file = folder / "pipeline.yaml"
+    file.write_text("kind: pipeline\nsteps:\n" + "".join(f"  {s}: {s}.yaml\n" for s in steps), encoding="utf-8")
+    return file

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from smolalign.data.strict_json import JsonProblem, parse
 from smolalign.rows import ToolCall
 
 OPEN_TAG, CLOSE_TAG = "<tool_call>", "</tool_call>"
@@ -38,9 +38,9 @@ def parse_reply(text: str, tools: Sequence[dict[str, Any]] = ()) -> Reply:
     if OPEN_TAG in after:
         return Reply(said, problem="more than one tool call block")
     try:
-        found = json.loads(inside)
-    except (ValueError, RecursionError) as error:
-        return Reply(said, problem=f"the tool call is not JSON: {error}")
+        found = parse(inside)
+    except JsonProblem as problem:
+        return Reply(said, problem=f"the tool call is not JSON: {problem.what}")
     return _read_calls(said, found, {tool["name"] for tool in tools})
 
 

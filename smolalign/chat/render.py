@@ -62,23 +62,27 @@ def render_prompt(tokenizer: Any, messages: Sequence[Message], tools: Sequence[d
 
 def render_pair(tokenizer: Any, pair: Pair) -> RenderedPair:
     """A prompt and its two answers, each ending with the stop token, so that stopping is part of what is compared."""
-    sides = []
-    for answer in (pair.chosen, pair.rejected):
-        rendered = render_chat(tokenizer, Chat((*pair.prompt, answer), pair.tools, pair.origin))
-        start = _last_turn_start(rendered.trained)
-        end = len(rendered.trained) - rendered.trained[::-1].index(True)
-        sides.append((rendered.ids[:start], rendered.ids[start:end]))
-    (prompt_ids, chosen_ids), (_, rejected_ids) = sides
-    return RenderedPair(prompt_ids, chosen_ids, rejected_ids)
+    chosen, rejected = (
+        render_chat(tokenizer, Chat((*pair.prompt, answer), pair.tools, pair.origin))
+        for answer in (pair.chosen, pair.rejected)
+    )
+    # A tokenizer may join line breaks that an answer begins with to the one before it. The prompt ends where both
+    # answers leave it whole.
+    start = min(_last_turn(chosen).start, _last_turn(rejected).start)
+    return RenderedPair(
+        chosen.ids[:start],
+        chosen.ids[start : _last_turn(chosen).stop],
+        rejected.ids[start : _last_turn(rejected).stop],
+    )
 
 
-def _last_turn_start(trained: list[bool]) -> int:
-    """The index of the first token of the last trained run."""
-    end = len(trained) - trained[::-1].index(True)
+def _last_turn(row: Rendered) -> range:
+    """The indexes of the last trained run of tokens."""
+    end = len(row.trained) - row.trained[::-1].index(True)
     start = end
-    while start and trained[start - 1]:
+    while start and row.trained[start - 1]:
         start -= 1
-    return start
+    return range(start, end)
 
 
 def require_trainable_template(tokenizer: Any) -> None:

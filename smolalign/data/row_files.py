@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,13 @@ def write_rows(rows: Iterable[Row], path: Path) -> int:
     finally:
         temporary.unlink(missing_ok=True)
     return count
+
+
+def without_folders(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows with origins such as `chats.jsonl:12`: a step's output, whose digest decides whether later steps run
+    again, must not depend on the folder that its sources lie in."""
+    for row in rows:
+        yield replace(row, origin=os.path.basename(row.origin)) if os.path.isabs(row.origin) else row
 
 
 def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:

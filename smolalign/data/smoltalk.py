@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from smolalign.data.gather import gather
-from smolalign.data.row_files import write_rows
+from smolalign.data.row_files import without_folders, write_rows
 from smolalign.outcome import Outcome
 from smolalign.recipe.schema import SmoltalkStep
 from smolalign.report import Reporter
@@ -15,9 +15,9 @@ from smolalign.store import write_json
 def run(step: SmoltalkStep, folder: Path, report: Reporter) -> Outcome:
     """Mix the sources and write `data/train.parquet`, `data/test.parquet` if rows are held out, and the report."""
     gathered = gather(step.data, "chat", seed=step.seed, test_fraction=step.test_fraction)
-    write_rows(gathered.train, folder / "data" / "train.parquet")
+    write_rows(without_folders(gathered.train), folder / "data" / "train.parquet")
     if gathered.test:
-        write_rows(gathered.test, folder / "data" / "test.parquet")
+        write_rows(without_folders(gathered.test), folder / "data" / "test.parquet")
     write_json(folder / "data_report.json", {"sources": gathered.report})
     for source in gathered.report:
         report.say(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
+
+# Logits held at once when scoring, 0.5 GiB in fp32; a large vocabulary times long rows would outgrow the memory.
+LOGITS_AT_ONCE = 2**27
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,10 @@ def generate(
     """
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     replies: list[Generated | None] = [None] * len(prompts)
-    sampling = {"do_sample": False} if sample_seed is None else {"do_sample": True, "temperature": 1.0, "top_k": 0}
+    # Named one and all, since a model's own generation config counts where nothing is said.
+    sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
     if sample_seed is not None:
+        sampling |= {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
         torch.manual_seed(sample_seed)
     stop = tokenizer.eos_token_id
     for start in range(0, len(order), batch_size):
@@ -73,12 +78,11 @@ def log_probs(
 
     Args:
         rows: token ids `[length]` and marks `[length]`; a mark on the first token counts nothing.
-        batch_size: rows at once.
+        batch_size: rows at once, fewer where they are so long that their logits would not fit.
     """
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
     scores: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    tokens_at_once = LOGITS_AT_ONCE // model.config.get_text_config().vocab_size
+    for batch in _batches([len(ids) for ids, _ in rows], batch_size, tokens_at_once):
         ids = pad_sequence([torch.tensor(rows[i][0]) for i in batch], batch_first=True).to(model.device)
         marks = pad_sequence([torch.tensor(rows[i][1]) for i in batch], batch_first=True).to(model.device)
         with torch.inference_mode():
@@ -89,3 +93,15 @@ def log_probs(
         for index, loss, count in zip(batch, losses.sum(1).tolist(), counts, strict=True):
             scores[index] = (-loss, count)
     return scores
+
+
+def _batches(lengths: Sequence[int], batch_size: int, tokens_at_once: int) -> Iterator[list[int]]:
+    """Indexes of rows of similar length, at most `batch_size` and, unless it is one row, `tokens_at_once` padded."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        if batch and (len(batch) == batch_size or (len(batch) + 1) * lengths[index] > tokens_at_once):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

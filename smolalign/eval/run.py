@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from smolalign.chat.render import render_prompt
+from smolalign.chat.render import render_prompt, require_trainable_template
 from smolalign.data.gather import gather
-from smolalign.errors import UserError
 from smolalign.eval.generate import generate
 from smolalign.eval.kinds import ROWS_OF_TASK
 from smolalign.eval.tasks import TASKS, Loaded, Measured, reward_accuracy
@@ -21,6 +20,9 @@ from smolalign.report import Progress, Reporter
 from smolalign.rows import Message, Row
 from smolalign.store import write_text
 
+# The measurements of given answers, which need a template that marks where an answer stands.
+SCORED = ("preference", "loss")
+
 
 def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
     """Measure the models of a recipe and write `samples.jsonl`; the table and the showcase are in the metrics."""
@@ -30,6 +32,8 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
     showcase: list[dict[str, Any]] = []
     for number, name in enumerate(order):
         tokenizer = load_tokenizer(step.models[name], step.template)
+        if not tokenizer.chat_template or any(task.task in SCORED for task in step.tasks.values()):
+            require_trainable_template(tokenizer)
         loaded = Loaded(load_model(step.models[name]).eval(), tokenizer, step.batch_size, step.seed)
         for done, (title, task) in enumerate(step.tasks.items()):
             steps_done = number * len(step.tasks) + done
@@ -55,8 +59,6 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
 def _references_first(step: EvalStep) -> list[str]:
     """The models in their order, but a model that is another's reference before it."""
     references = {task.reference for task in step.tasks.values() if task.reference}
-    for reference in references - set(step.models):
-        raise UserError(f"reference {reference!r} is none of the models: {', '.join(step.models)}")
     return [name for name in step.models if name in references] + [n for n in step.models if n not in references]
 
 

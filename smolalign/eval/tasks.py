@@ -43,10 +43,11 @@ def exact(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
 
 
 def style(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
-    """Share of sampled replies that hold an unwanted phrase, or more words than asked for, or either."""
+    """Share of sampled replies that hold an unwanted phrase, are too long (or do not stop), or either."""
     replies = _reply(loaded, task, rows, sample_seed=loaded.seed)
     unwanted = [any(phrase in reply.text for phrase in task.unwanted) for reply in replies]
-    too_long = [task.max_words is not None and len(reply.text.split()) > task.max_words for reply in replies]
+    limit = task.max_words or float("inf")
+    too_long = [len(reply.text.split()) > limit or not reply.stopped for reply in replies]
     samples = [
         {**_asked(row), "reply": r.text, "stopped": r.stopped, "unwanted": u, "too_long": t}
         for row, r, u, t in zip(rows, replies, unwanted, too_long, strict=True)
@@ -74,33 +75,38 @@ def preference(loaded: Loaded, task: EvalTask, rows: Sequence[Pair]) -> Measured
 
 
 def tool_calls(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
-    """Share of rows whose calls are exactly right, that are well-formed, and, where no tool fits, that call none.
+    """Share of turns whose calls are exactly right, that are well-formed, and, where no tool fits, that call none.
 
-    Right means the same calls, names and arguments, in any order. Well-formed means a closed list of calls to offered
-    tools; it is measured on every row.
+    Every assistant turn that calls, or decides that no tool fits, is measured, and in a chat without one its last
+    turn, on which any call is wrong. Right means the same calls, names and arguments, in any order, and no text
+    around them that the row does not have. Well-formed means a whole call list, of offered tools only, on the turns
+    where one is due.
     """
-    replies = _reply(loaded, task, rows)
+    items = [item for row in rows for item in call_items(row)]
+    replies = _reply(loaded, task, items)
     samples: list[dict[str, Any]] = []
-    right: list[bool] = []
-    refused: list[bool] = []
-    well_formed: list[bool] = []
-    for row, reply in zip(rows, replies, strict=True):
-        expected = list(_answer(row).tool_calls or ())
-        read = parse_reply(reply.text, row.tools)
-        is_right = read.calls is not None and not read.text and same_calls(list(read.calls), expected)
-        (right if expected else refused).append(is_right)
-        well_formed.append(read.calls is not None and reply.stopped)
-        samples.append(
-            {
-                **_asked(row),
-                "expected": [{"name": c.name, "arguments": c.arguments} for c in expected],
-                "reply": reply.text,
-                "problem": read.problem or ("no call" if read.calls is None else None),
-                "right": is_right,
-            }
-        )
-    figures = {"calls_exact": _share(right), "well_formed": _share(well_formed)}
-    return Measured({**figures, **({"refusals": _share(refused)} if refused else {})}, samples)
+    verdicts: dict[str, list[bool]] = {"calls_exact": [], "well_formed": [], "refusals": []}
+    for item, reply in zip(items, replies, strict=True):
+        answer = _answer(item)
+        read = parse_reply(reply.text, item.tools)
+        if answer.tool_calls is None:
+            right = not read.calls and read.problem is None
+        else:
+            only_calls = bool(answer.content) or not read.text
+            right = read.calls is not None and only_calls and same_calls(list(read.calls), list(answer.tool_calls))
+            verdicts["well_formed"].append(read.calls is not None and reply.stopped)
+        verdicts["calls_exact" if answer.tool_calls else "refusals"].append(right)
+        expected = [{"name": call.name, "arguments": call.arguments} for call in answer.tool_calls or ()]
+        problem = read.problem or ("no call" if read.calls is None else None)
+        samples.append({**_asked(item), "expected": expected, "reply": reply.text, "problem": problem, "right": right})
+    return Measured({name: _share(found) for name, found in verdicts.items() if found}, samples)
+
+
+def call_items(row: Chat) -> list[Chat]:
+    """The parts of a chat that `tool_calls` measures, each ending with the turn that is expected."""
+    turns = [index for index, message in enumerate(row.messages) if message.tool_calls is not None]
+    ends = turns or [len(row.messages) - 1]
+    return [Chat(row.messages[: end + 1], row.tools, row.origin) for end in ends]
 
 
 def loss(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
@@ -127,12 +133,11 @@ def same_calls(found: list[ToolCall], expected: list[ToolCall]) -> bool:
     """Whether two lists hold equal calls in any order; 1 and 1.0 are equal, 1 and True are not."""
     left = list(expected)
     for call in found:
-        match = next(
-            (other for other in left if _same(call.name, other.name) and _same(call.arguments, other.arguments)), None
-        )
+        same = (_same(call.name, other.name) and _same(call.arguments, other.arguments) for other in left)
+        match = next((index for index, is_same in enumerate(same) if is_same), None)
         if match is None:
             return False
-        left.remove(match)
+        del left[match]
     return not left
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from smolalign.errors import UserError, UserErrors
 from smolalign.recipe.schema import KINDS, PipelineStep, Step
 
 Path_ = tuple[str | int, ...]
+_EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def load_pipeline_steps(pipeline: Recipe, overrides: Sequence[str] = ()) -> dict
                     raise UserError(f"steps.{name}: no file {content!r}", where=where, mend="name a recipe file")
                 steps[name] = load_recipe(file, by_step[name])
             else:
-                tree = dict(content)
+                tree = copy.deepcopy(content)
                 _apply_overrides(tree, by_step[name])
                 inner = {key[2:]: line for key, line in lines.items() if key[:2] == ("steps", name)}
                 steps[name] = Recipe(_validated(tree, inner, pipeline.file), pipeline.file, pipeline.folder)
@@ -92,7 +95,18 @@ def recipe_from_options(kind: str, model: str, data: Sequence[str], overrides: S
 
 def dump_recipe(step: BaseModel) -> str:
     """The recipe as YAML that reads back as the same recipe."""
-    return yaml.safe_dump(step.model_dump(mode="json", exclude_defaults=False), sort_keys=False, allow_unicode=True)
+    return yaml.dump(step.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text with Unicode's own line breaks in double quotes, which escape them; YAML folds them elsewhere."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = '"' if any(character in data for character in "\x85\u2028\u2029\ufeff") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _overrides_by_step(names: list[str], overrides: Sequence[str]) -> dict[str, list[str]]:
@@ -164,17 +178,7 @@ def _apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             raise UserError(f"override {override!r}: the value is not YAML", mend="quote it") from None
-        if isinstance(value, str):
-            value = _number(value)
         _set(tree, path.split("."), value, override)
-
-
-def _number(text: str) -> str | float:
-    """YAML 1.1 reads `1e-3` as text; a person who types it means the number."""
-    try:
-        return float(text) if "e" in text.lower() and any(c.isdigit() for c in text) else text
-    except ValueError:
-        return text
 
 
 def _set(tree: Any, keys: list[str], value: Any, override: str) -> None:
@@ -192,16 +196,16 @@ def _set(tree: Any, keys: list[str], value: Any, override: str) -> None:
             if last:
                 tree[key] = value
             else:
-                tree = tree.setdefault(key, {})
-                if tree is None:
-                    raise UserError(f"override {override!r}: {key!r} is empty")
+                if tree.get(key) is None:
+                    tree[key] = {}
+                tree = tree[key]
         else:
             raise UserError(f"override {override!r}: {'.'.join(keys[:depth])} has no keys")
 
 
 def _validated(tree: dict[str, Any], lines: dict[Path_, int], file: Path) -> Step:
     kind = tree.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         close = difflib.get_close_matches(str(kind), KINDS, n=1)
         mend = f"did you mean {close[0]}?" if close else f"use one of {', '.join(KINDS)}"
         what = "no kind" if kind is None else f"unknown kind {kind!r}"
@@ -214,11 +218,16 @@ def _validated(tree: dict[str, Any], lines: dict[Path_, int], file: Path) -> Ste
 
 
 def _numbers_in(tree: Any) -> Any:
-    """The tree with `1e-3`-like strings of YAML 1.1 turned into numbers, under `trainer` where nothing else would."""
-    if isinstance(tree, dict) and isinstance(tree.get("trainer"), dict):
-        trainer = {k: _number(v) if isinstance(v, str) else v for k, v in tree["trainer"].items()}
-        return {**tree, "trainer": trainer}
+    """The tree with `1e-3` under `trainer` a number: YAML 1.1 reads it as text, and no schema knows better there."""
+    if isinstance(tree, dict) and "trainer" in tree:
+        return {**tree, "trainer": _as_numbers(tree["trainer"])}
     return tree
+
+
+def _as_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_numbers(item) for key, item in value.items()}
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
 def _explain(model: type[BaseModel], tree: Any, detail: Any, lines: dict[Path_, int], file: Path) -> UserError:

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
+# A step's name is a folder's name, and stands before a dot in overrides.
+StepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
 
 class Strict(BaseModel):
@@ -74,6 +76,8 @@ class Architecture(Strict):
     """Base of the rotary position embedding."""
     initializer_range: Annotated[float, Field(gt=0)] = 0.02
     """Standard deviation of the initial weights."""
+    induction_head: bool = False
+    """Begin with an induction head in the first two layers, so that a tiny model copies from its context early."""
 
     @model_validator(mode="after")
     def heads_divide(self) -> Architecture:
@@ -86,6 +90,8 @@ class Architecture(Strict):
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads {self.num_key_value_heads}"
             )
+        if self.induction_head and self.num_hidden_layers < 2:
+            raise ValueError(f"an induction_head takes two layers, num_hidden_layers is {self.num_hidden_layers}")
         return self
 
 
@@ -221,12 +227,21 @@ class EvalStep(Step):
     showcase: list[ShowcasePrompt] = []
     """Prompts that the last model answers for the reader to see."""
 
+    @model_validator(mode="after")
+    def references_are_models(self) -> EvalStep:
+        for name, task in self.tasks.items():
+            if task.reference is not None and task.reference not in self.models:
+                raise ValueError(
+                    f"tasks.{name}.reference {task.reference!r} is none of the models: {', '.join(self.models)}"
+                )
+        return self
+
 
 class PipelineStep(Step):
     """A chain of steps."""
 
     kind: Literal["pipeline"]
-    steps: Annotated[dict[str, str | dict[str, Any]], Field(min_length=1)]
+    steps: Annotated[dict[StepName, str | dict[str, Any]], Field(min_length=1)]
     """Name of each step, in order, and its recipe: a file beside this one, or the recipe itself."""
 
 

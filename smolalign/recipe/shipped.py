@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import re
+import json
+from collections.abc import Iterator
 from pathlib import Path
+
+import yaml
 
 from smolalign.errors import UserError
 from smolalign.store import write_text
@@ -13,6 +16,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _INSTALLED = _PACKAGE / "shipped"
 SHIPPED = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent
 RECIPES = SHIPPED / "recipes"
+# Blocks whose every value may be a path.
+_PARENTS = (("models",), ("steps",))
 
 
 def shipped_recipes() -> list[str]:
@@ -49,11 +54,28 @@ def copy_recipe(argument: str, target: Path) -> None:
     file = find_recipe(argument)
     if target.exists():
         raise UserError(f"{target} is there already", mend="choose another name")
-    folder = file.resolve().parent
-
-    def absolute(found: re.Match[str]) -> str:
-        return found[1] + str((folder / found[2]).resolve())
-
-    text = re.sub(r"^(\s*(?:- )?(?:source|model|[a-z]+): )(\.\.?/\S+)", absolute, file.read_text("utf-8"), flags=re.M)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    text, folder = file.read_text(encoding="utf-8"), file.resolve().parent
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    # From the last to the first, so that the places of those still to come stay true.
+    for scalar in reversed(list(_paths(node, ()))):
+        path = folder / scalar.value
+        if path.exists():
+            quoted = json.dumps(str(path.resolve()), ensure_ascii=False)
+            text = text[: scalar.start_mark.index] + quoted + text[scalar.end_mark.index :]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write there: {error.strerror}", where=str(target)) from None
     write_text(target, text)
+
+
+def _paths(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[yaml.ScalarNode]:
+    """The scalars of a recipe that may be a path: sources, models, and the steps of a pipeline."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _paths(value, (*path, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _paths(value, path)
+    elif isinstance(node, yaml.ScalarNode) and (path[-1:] in (("source",), ("model",)) or path[-2:-1] in _PARENTS):
+        yield node

@@ -10,7 +10,7 @@ from trl import DPOConfig, DPOTrainer
 
 from smolalign.chat.render import require_trainable_template
 from smolalign.data.gather import gather
-from smolalign.data.row_files import write_rows
+from smolalign.data.row_files import without_folders, write_rows
 from smolalign.model import load_model, load_tokenizer, lora_config
 from smolalign.outcome import Outcome
 from smolalign.recipe.schema import DpoStep
@@ -40,7 +40,7 @@ def run(step: DpoStep, folder: Path, report: Reporter) -> Outcome:
     report.say(f"train: {ledger.line()}")
     ledger.check(step.max_cut, step.max_length)
     if gathered.test:
-        write_rows(gathered.test, folder / "data" / "test.parquet")
+        write_rows(without_folders(gathered.test), folder / "data" / "test.parquet")
     held_out = gathered.test + (gather(step.eval_data, "pair", seed=step.seed).train if step.eval_data else [])
     defaults = {"max_length": None, "precompute_ref_log_probs": step.lora is None}
     trainer = PairTrainer(

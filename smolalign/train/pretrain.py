@@ -16,8 +16,9 @@ from smolalign.report import Reporter
 from smolalign.rows import Row
 from smolalign.train.attention import attending_per_document
 from smolalign.train.dataset import tokenize_documents
+from smolalign.train.initialize import begin_with_induction_head
 from smolalign.train.session import Watch, train, trainer_arguments
-from smolalign.train.sft import PACKED
+from smolalign.train.sft import unpadded
 from smolalign.train.tokenizer import tokenizer_texts, train_tokenizer
 
 
@@ -34,7 +35,7 @@ def run(step: PretrainStep, folder: Path, report: Reporter) -> Outcome:
     report.say(f"train: {ledger.line()}; {bytes_per_token:.2f} bytes a token")
     trainer = SFTTrainer(
         model=model,
-        args=trainer_arguments(SFTConfig, step, folder, PACKED),
+        args=trainer_arguments(SFTConfig, step, folder, unpadded(step)),
         train_dataset=rows,
         eval_dataset=tokenize_documents(tokenizer, held_out, step.max_length)[0] if held_out else None,
         processing_class=tokenizer,
@@ -57,9 +58,11 @@ def new_model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, se
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        **architecture.model_dump(exclude={"rope_theta"}),
+        **architecture.model_dump(exclude={"rope_theta", "induction_head"}),
     )
     model = LlamaForCausalLM(config)
+    if architecture.induction_head:
+        begin_with_induction_head(model, seed)
     model.generation_config = GenerationConfig.from_model_config(config)
     return model
 

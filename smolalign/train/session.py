@@ -6,18 +6,20 @@ import json
 import math
 import shutil
 import time
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from smolalign.errors import UserError
 from smolalign.model import device
 from smolalign.recipe.schema import TrainStep
 from smolalign.report import Progress, Reporter
-from smolalign.store import read_json, write_json
+from smolalign.store import read_json, write_json, write_text
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -54,11 +56,14 @@ def trainer_arguments(
         if name in RESERVED:
             raise UserError(f"trainer.{name} cannot be set", mend=RESERVED[name])
     _reject_unknown_fields(config_class, step.trainer)
+    _reject_wrong_types(config_class, step.trainer)
     fast_bf16 = device().type == "cuda" and torch.cuda.is_bf16_supported()
     fields: dict[str, Any] = {
         "bf16": fast_bf16 and not step.trainer.get("fp16"),
         "gradient_checkpointing": False,
         "logging_steps": 10,
+        # The trainer would log the mean of earlier losses in place of one that is not finite.
+        "logging_nan_inf_filter": False,
         "save_strategy": "steps",
         "save_steps": 0.1,
         "save_total_limit": 2,
@@ -72,9 +77,15 @@ def trainer_arguments(
         "disable_tqdm": True,
     }
     try:
-        return config_class(**fields)
+        arguments = config_class(**fields)
     except (TypeError, ValueError, ImportError) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}", mend="mend the recipe's trainer block") from None
+    if arguments.eval_strategy != "no" and not (step.eval_data or step.test_fraction):
+        raise UserError(
+            f"trainer.eval_strategy is {step.trainer['eval_strategy']}, but no rows are held out",
+            mend="set eval_data or test_fraction",
+        )
+    return arguments
 
 
 def _reject_unknown_fields(config_class: type, fields: Mapping[str, Any]) -> None:
@@ -87,6 +98,18 @@ def _reject_unknown_fields(config_class: type, fields: Mapping[str, Any]) -> Non
             close = difflib.get_close_matches(name, known, n=1)
             mend = f"did you mean {close[0]}?" if close else f"the trainer block takes {config_class.__name__}'s fields"
             raise UserError(f"unknown key trainer.{name}", mend=mend)
+
+
+def _reject_wrong_types(config_class: type, fields: Mapping[str, Any]) -> None:
+    """Numbers and switches that are none: the configurations themselves take anything, and fail when training."""
+    hints = typing.get_type_hints(config_class)
+    for name, value in fields.items():
+        if set(typing.get_args(hints[name]) or [hints[name]]) <= {int, float, bool, type(None)}:
+            try:
+                TypeAdapter(hints[name]).validate_python(value, strict=True)
+            except ValidationError as error:
+                problem = error.errors()[0]["msg"]
+                raise UserError(f"trainer.{name}: {problem[0].lower()}{problem[1:]}, but is {value!r}") from None
 
 
 class Watch(TrainerCallback):
@@ -105,8 +128,7 @@ class Watch(TrainerCallback):
     ) -> None:
         self.began, self.first_step = time.monotonic(), state.global_step
         self.last_log = (self.began, self.tokens)
-        if state.global_step:
-            _forget_after(self.metrics_file, state.global_step)
+        _forget_after(self.metrics_file, state.global_step)
 
     def on_log(
         self,
@@ -117,6 +139,10 @@ class Watch(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         logs = dict(logs or {})
+        for loss in (logs.get("loss"), logs.get("train_loss")):
+            if loss is not None and not math.isfinite(loss):
+                what = f"the loss is {loss} by step {state.global_step}: training diverged"
+                raise UserError(what, mend="lower trainer.learning_rate")
         if "loss" in logs and "num_tokens" in logs:
             self._measure(logs)
         line = {"step": state.global_step, **{k: v for k, v in logs.items() if isinstance(v, int | float)}}
@@ -166,8 +192,6 @@ def train(trainer: Trainer, folder: Path, report: Reporter) -> dict[str, Any]:
     if checkpoint:
         report.say(f"{watch.name}: resuming from {checkpoint.name}")
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if not math.isfinite(result.training_loss):
-        raise UserError(f"the loss is {result.training_loss}: training diverged", mend="lower trainer.learning_rate")
     metrics = {"train_loss": round(result.training_loss, 4), "steps": trainer.state.global_step}
     if watch.tokens_per_second:
         elapsed = time.monotonic() - watch.began
@@ -200,8 +224,7 @@ def _kept(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def _forget_after(file: Path, step: int) -> None:
-    """Drop logged lines beyond the checkpoint that training goes on from; they will be written again."""
+    """Drop logged lines beyond the step that training goes on from, and one torn by a kill; they are written again."""
     if file.exists():
-        lines = file.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        write_text(file, "".join(line for line in lines if json.loads(line)["step"] <= step))

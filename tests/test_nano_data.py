@@ -1,0 +1,202 @@
+"""The embedded dataset: reproducible, small, valid row by row, and held out for real."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+NANO = ROOT / "data" / "nano"
+sys.path.insert(0, str(ROOT))
+
+from data.generators import advice, calls, chats, pretrain, world  # noqa: E402
+
+JSON_TYPES = {"string": str, "integer": int}
+
+
+def read(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (NANO / path).read_text(encoding="utf-8").splitlines()]
+
+
+def paths() -> list[str]:
+    return sorted(str(path.relative_to(NANO)) for path in NANO.rglob("*.jsonl"))
+
+
+def training_paths() -> list[str]:
+    """Everything that is trained on."""
+    return [path for path in paths() if not path.startswith("heldout")]
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every text inside a row; JSON kept in a string is text as well."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner)
+
+
+def pools() -> Iterator[world.Pool]:
+    """Every pool of phrasings that a generator module declares, however deep it is nested."""
+
+    def inside(value: object) -> Iterator[world.Pool]:
+        if isinstance(value, world.Pool):
+            yield value
+        elif isinstance(value, dict):
+            yield from inside(tuple(value.values()))
+        elif isinstance(value, tuple):
+            for inner in value:
+                yield from inside(inner)
+        elif isinstance(value, calls.Kind):
+            yield value.says
+
+    for module in (advice, calls, chats, pretrain):
+        yield from inside(tuple(vars(module).values()))
+
+
+def invented_names() -> dict[str, world.Split]:
+    """Every invented name, and the split that owns it."""
+    return {name: world.split_of_name(index) for index, name in enumerate(world.NAMES)}
+
+
+def tool_lists(path: str) -> Iterator[list[dict[str, Any]]]:
+    """The tools of every row of a file that has some, without OpenAI's wrapping."""
+    for row in read(path):
+        tools = row.get("tools") or []
+        yield json.loads(tools) if isinstance(tools, str) else [tool["function"] for tool in tools]
+
+
+def check_call(call: dict[str, Any], tools: list[dict[str, Any]], query: str) -> None:
+    """The call names an offered tool, fits its schema, and takes each value from the query."""
+    (tool,) = [tool for tool in tools if tool["name"] == call["name"]]
+    properties = tool["parameters"]["properties"]
+    assert set(tool["parameters"]["required"]) <= set(call["arguments"]) <= set(properties)
+    for name, value in call["arguments"].items():
+        assert type(value) is JSON_TYPES[properties[name]["type"]]
+        assert re.search(rf"\b{re.escape(str(value))}\b", query)
+
+
+def test_generating_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "data.generators", "--out", str(tmp_path)], cwd=ROOT, check=True)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.jsonl")) == paths()
+    for path in paths():
+        assert (tmp_path / path).read_bytes() == (NANO / path).read_bytes(), path
+
+
+def test_the_data_is_small() -> None:
+    assert sum((NANO / path).stat().st_size for path in paths()) < 8_000_000
+
+
+@pytest.mark.parametrize("path", [p for p in paths() if "smoltalk" in p or "instructions" in p or "heldout/chat" in p])
+def test_chats_are_valid(path: str) -> None:
+    for row in read(path):
+        messages = row["messages"]
+        turns = messages[1:] if messages[0]["role"] == "system" else messages
+        assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
+        assert turns
+        assert all(turn["content"].strip() or turn.get("tool_calls") is not None for turn in messages)
+        tools = [tool["function"] for tool in row.get("tools", [])]
+        for call in turns[-1].get("tool_calls", []):
+            called = call["function"]
+            check_call({**called, "arguments": json.loads(called["arguments"])}, tools, turns[-2]["content"])
+
+
+@pytest.mark.parametrize("path", ["apigen.jsonl", "heldout/apigen.jsonl"])
+def test_function_calls_are_valid(path: str) -> None:
+    rows = read(path)
+    for row in rows:
+        tools = json.loads(row["tools"])
+        assert len({tool["name"] for tool in tools}) == len(tools) >= 1
+        for call in json.loads(row["answers"]):
+            check_call(call, tools, row["query"])
+    refusals = sum(row["answers"] == "[]" for row in rows) / len(rows)
+    assert 0.13 < refusals < 0.25
+    assert len({row["id"] for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("path", ["ultrafeedback.jsonl", "heldout/ultrafeedback.jsonl"])
+def test_the_chosen_reply_is_as_wanted_and_the_rejected_is_not(path: str) -> None:
+    for row in read(path):
+        for side in ("chosen", "rejected"):
+            assert [turn["role"] for turn in row[side]] == ["user", "assistant"]
+            assert row[side][0]["content"] == row["prompt"]
+        assert advice.is_wanted(row["chosen"][1]["content"])
+        assert not advice.is_wanted(row["rejected"][1]["content"])
+        assert row["score_chosen"] > row["score_rejected"]
+
+
+def test_everyday_chats_mix_the_styles_evenly() -> None:
+    replies = [row["messages"][-1]["content"] for row in read("smoltalk/everyday.jsonl")]
+    assert 0.45 < sum(map(advice.is_wanted, replies)) / len(replies) < 0.55
+
+
+def test_the_evaluation_measures_style_by_the_rule_that_the_data_was_made_with() -> None:
+    style = yaml.safe_load((ROOT / "recipes" / "nano" / "eval.yaml").read_text())["tasks"]["style"]
+    assert style["max_words"] == advice.MAX_WORDS
+    assert style["unwanted"] == list(advice.UNWANTED)
+    for row in read("heldout/chat.jsonl"):
+        assert advice.is_wanted(row["messages"][-1]["content"])
+
+
+def test_phrasings_are_split() -> None:
+    found = list(pools())
+    assert len(found) > 40
+    for pool in found:
+        assert pool.train, pool
+        assert pool.heldout, pool
+        assert not set(pool.train) & set(pool.heldout), pool
+    training = {line for path in training_paths() for row in read(path) for line in strings(row)}
+    for name in ("instructions", "chat", "ultrafeedback", "apigen"):
+        for row in read(f"heldout/{name}.jsonl"):
+            prompt = row.get("query") or row.get("prompt") or row["messages"][-2]["content"]
+            assert prompt not in training
+
+
+def test_names_are_split() -> None:
+    """Names of the fixed places and of their facts are the exception: training and held-out chats ask about them."""
+    owners = invented_names()
+    told = {name for place in chats.PLACES for name in (place.name, *(value for _, value in place.facts))}
+    for path in [
+        *training_paths(),
+        "heldout/instructions.jsonl",
+        "heldout/apigen.jsonl",
+        "heldout/ultrafeedback.jsonl",
+    ]:
+        wrong = "train" if path.startswith("heldout") else "heldout"
+        used = {word for row in read(path) for line in strings(row) for word in re.findall(r"[A-Za-z]+", line)}
+        strangers = {word for word in used if owners.get(word) == wrong}
+        may_tell = path.endswith(("pretrain.jsonl", "knowledge.jsonl", "instructions.jsonl"))
+        assert not strangers - (told if may_tell else set()), path
+
+
+def test_tools_are_split() -> None:
+    training = {tool["name"] for path in training_paths() for tools in tool_lists(path) for tool in tools}
+    heldout = {tool["name"] for tools in tool_lists("heldout/apigen.jsonl") for tool in tools}
+    assert training
+    assert heldout
+    assert not training & heldout
+    pretraining = " ".join(row["text"] for row in read("pretrain.jsonl"))
+    assert not [name for name in heldout if name in pretraining]
+
+
+def test_facts_and_sums_asked_in_training_are_not_asked_again() -> None:
+    def asked(path: str, pattern: str) -> set[str]:
+        lines = (row["messages"][-2]["content"] for row in read(path))
+        return {match for line in lines for match in re.findall(pattern, line)}
+
+    sums = r"\d+ [+-] \d+"
+    assert not asked("smoltalk/math.jsonl", sums) & asked("heldout/instructions.jsonl", sums)
+    pretraining = " ".join(row["text"] for row in read("pretrain.jsonl"))
+    for place in chats.PLACES:
+        assert all(name in pretraining for name in (place.name, *(value for _, value in place.facts)))
