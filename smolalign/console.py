@@ -131,12 +131,14 @@ def print_finding(step: str, text: str, *, warning: bool) -> None:
 def print_stage_table(metrics: Mapping[str, Any]) -> None:
     """The table of stages and metrics that an eval step made; shares in percent, losses as they are."""
     rows: Mapping[str, Mapping[str, float]] = metrics["table"]
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    longest = max(rows.values(), key=len)
+    columns = [*longest, *(column for row in rows.values() for column in row if column not in longest)]
+    columns = list(dict.fromkeys(columns))
     table = Table(header_style="bold", box=None, padding=(0, 1))
     table.add_column("", no_wrap=True)
     for column in columns:
-        title, _, metric = column.partition(".")
-        table.add_column(f"{title}\n{metric.replace('_', ' ')}", justify="right")
+        # A word a line keeps the columns narrow enough to stand side by side.
+        table.add_column(column.replace(".", "\n").replace("_", "\n"), justify="right", no_wrap=True)
     for name, row in rows.items():
         table.add_row(name, *(_cell(column, row.get(column)) for column in columns))
     out.print(table)

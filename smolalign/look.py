@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Chain:
 
     steps: Mapping[str, Recipe]
     run_folder: Path
+    tokenizers: dict[tuple[str, str], Any] = field(default_factory=dict)
+    """Tokenizers trained ahead, by step and template: several steps of a chain have the same one."""
 
     def is_done(self, name: str) -> bool:
         return read_manifest(self.run_folder / name) is not None
@@ -115,6 +117,12 @@ def tokenizer_ahead(reference: str, template: str, chain: Chain, reader: str, li
 
 def tokenizer_to_come(template: str, chain: Chain, name: str, limit: int) -> Any:
     """The tokenizer that a pretrain step would train, from the first `limit` rows of each of its sources."""
+    if (name, template) not in chain.tokenizers:
+        chain.tokenizers[name, template] = _train_ahead(template, chain, name, limit)
+    return chain.tokenizers[name, template]
+
+
+def _train_ahead(template: str, chain: Chain, name: str, limit: int) -> Any:
     from smolalign.train.tokenizer import tokenizer_texts, train_tokenizer
 
     def rows(sources: Sequence[DataSource], kind: RowKind) -> list[Any]:

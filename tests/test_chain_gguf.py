@@ -41,4 +41,4 @@ def test_lora_on_real_data_moves_every_figure_the_right_way(cli: Callable[..., R
     assert dpo["eval_rewards/accuracies"] > 0.5
     assert dpo["eval_rewards/margins"] > 0
     assert fc["eval_loss"] < fc["eval_loss_before"]
-    assert table["fc"]["calls.calls_exact"] > table["sft"]["calls.calls_exact"]
+    assert table["fc"]["calls.exact"] > table["sft"]["calls.exact"]

@@ -218,10 +218,10 @@ def test_style_counts_unwanted_phrases_and_replies_that_are_too_long(loaded: Loa
     rows = [asking("q", Message("assistant", "x"))] * 4
     asked = replies(("fine", True), ("one two three", True), ("ugh", True), ("ugh two three four", True))
     measured = tasks.style(loaded, EvalTask(task="style", data=DATA, max_words=2, unwanted=["ugh", "bah"]), rows)
-    assert measured.metrics == {"bad_style": 3 / 4, "unwanted": 2 / 4, "too_long": 2 / 4}
+    assert measured.metrics == {"bad": 3 / 4}
     assert asked[0]["sample_seed"] == loaded.seed
     free = tasks.style(loaded, EvalTask(task="style", data=DATA), rows)
-    assert free.metrics == {"bad_style": 0, "unwanted": 0, "too_long": 0}
+    assert free.metrics == {"bad": 0}
 
 
 def test_tool_calls_are_right_well_formed_or_refused(loaded: Loaded, replies: Any) -> None:
@@ -240,7 +240,7 @@ def test_tool_calls_are_right_well_formed_or_refused(loaded: Loaded, replies: An
         ("Sorry.", True),
     )
     measured = tasks.tool_calls(loaded, EvalTask(task="tool_calls", data=DATA), rows)
-    assert measured.metrics == {"calls_exact": 2 / 5, "well_formed": 4 / 8, "refusals": 1 / 3}
+    assert measured.metrics == {"exact": 2 / 5, "well_formed": 4 / 8, "refusals": 1 / 3}
     assert [sample["problem"] for sample in measured.samples] == [
         *(None, None, None, "no tool is named 'h'", "no call", None, None, "no call")
     ]
@@ -252,7 +252,7 @@ def test_without_rows_to_refuse_there_is_no_figure_for_refusals(loaded: Loaded, 
     replies(("hm", True))
     rows = [asking("q", Message("assistant", "", (call("f"),)), TOOLS)]
     measured = tasks.tool_calls(loaded, EvalTask(task="tool_calls", data=DATA), rows)
-    assert measured.metrics == {"calls_exact": 0, "well_formed": 0}
+    assert measured.metrics == {"exact": 0, "well_formed": 0}
 
 
 def test_loss_is_the_mean_over_assistant_tokens_of_all_rows(loaded: Loaded) -> None:

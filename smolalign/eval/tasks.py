@@ -53,8 +53,7 @@ def style(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
         for row, r, u, t in zip(rows, replies, unwanted, too_long, strict=True)
     ]
     either = [u or t for u, t in zip(unwanted, too_long, strict=True)]
-    figures = {"bad_style": _share(either), "unwanted": _share(unwanted), "too_long": _share(too_long)}
-    return Measured(figures, samples)
+    return Measured({"bad": _share(either)}, samples)
 
 
 def preference(loaded: Loaded, task: EvalTask, rows: Sequence[Pair]) -> Measured:
@@ -85,7 +84,7 @@ def tool_calls(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured
     items = [item for row in rows for item in call_items(row)]
     replies = _reply(loaded, task, items)
     samples: list[dict[str, Any]] = []
-    verdicts: dict[str, list[bool]] = {"calls_exact": [], "well_formed": [], "refusals": []}
+    verdicts: dict[str, list[bool]] = {"exact": [], "well_formed": [], "refusals": []}
     for item, reply in zip(items, replies, strict=True):
         answer = _answer(item)
         read = parse_reply(reply.text, item.tools)
@@ -95,7 +94,7 @@ def tool_calls(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured
             only_calls = bool(answer.content) or not read.text
             right = read.calls is not None and only_calls and same_calls(list(read.calls), list(answer.tool_calls))
             verdicts["well_formed"].append(read.calls is not None and reply.stopped)
-        verdicts["calls_exact" if answer.tool_calls else "refusals"].append(right)
+        verdicts["exact" if answer.tool_calls else "refusals"].append(right)
         expected = [{"name": call.name, "arguments": call.arguments} for call in answer.tool_calls or ()]
         problem = read.problem or ("no call" if read.calls is None else None)
         samples.append({**_asked(item), "expected": expected, "reply": reply.text, "problem": problem, "right": right})
