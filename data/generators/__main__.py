@@ -1,0 +1,54 @@
+"""Write the dataset: `python -m data.generators [--out DIR]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from data.generators import calls, chats, preferences, pretrain
+from data.generators.world import Draw
+
+DEFAULT_OUT = Path(__file__).resolve().parents[1] / "nano"
+CHATS = {
+    "everyday": 1300,
+    "constraints": 2600,
+    "rewrite": 2200,
+    "summarize": 2600,
+    "system": 2400,
+    "math": 1000,
+    "knowledge": 600,
+}
+INSTRUCTIONS = {"constraints": 75, "rewrite": 65, "summarize": 60, "system": 60, "math": 25, "knowledge": 15}
+
+
+def files() -> Iterator[tuple[str, Iterable[dict[str, Any]]]]:
+    """Every file of the dataset by its path, with its rows."""
+    yield "pretrain.jsonl", pretrain.documents(Draw("pretrain", "pretrain"), 9000)
+    for category, count in CHATS.items():
+        yield f"smoltalk/{category}.jsonl", chats.rows(Draw(category), category, count)
+    yield "smoltalk/calls.jsonl", calls.chat_rows(Draw("calls"), 350)
+    yield "ultrafeedback.jsonl", preferences.rows(Draw("ultrafeedback"), 1200)
+    yield "apigen.jsonl", calls.apigen_rows(Draw("apigen"), 2600)
+    yield "heldout/pretrain.jsonl", pretrain.documents(Draw("pretrain", "heldout"), 150)
+    yield "heldout/instructions.jsonl", chats.instruction_rows(Draw("answers", "heldout"), INSTRUCTIONS)
+    yield "heldout/chat.jsonl", chats.style_rows(Draw("everyday", "heldout"), 120)
+    yield "heldout/ultrafeedback.jsonl", preferences.rows(Draw("preferences", "heldout"), 200)
+    yield "heldout/apigen.jsonl", calls.apigen_rows(Draw("requests", "heldout"), 350)
+
+
+def write(out: Path) -> None:
+    """Write every file below `out`."""
+    for path, rows in files():
+        target = out / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        target.write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m data.generators", description="Write the embedded dataset.")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="the folder to write (default: data/nano)")
+    write(parser.parse_args().out)

@@ -1,0 +1,187 @@
+"""The invented world: names, values and phrasings, each split into a training and a held-out part at the source."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+Split = Literal["pretrain", "train", "heldout"]
+T = TypeVar("T")
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a line, so that long lists stay readable."""
+    return tuple(text.split())
+
+
+STARTS = words(
+    "Bel Bor Bru Dam Din Dol Dra Fal Fen Fir Flo Gar Gil Gon Gre Hal Hem Hor Jas Jul Kal Kem Kor Kri Lam Lin Lor Mel "
+    "Mor Nal Nim Pal Pes Pir Por Quo Ras Rin Sal Sef Sol Tal Tem Tir Tum Val Ves Vol Wen Zan"
+)
+ENDS = words(
+    "bex bin bor dal dek dum fel fol gan gem gus hax hob jop kas kel kos lux mal mex mir nes nor pan pim puk ral rib "
+    "ros sev tam tel tov vin von wak yam zef zil zor"
+)
+NAMES = tuple(start + end for start in STARTS for end in ENDS)
+
+SITES = words("Port Lake Mount Cape")
+ADJECTIVES = words("red blue green small big tall new round soft warm cold quiet bright dark plain light")
+NOUNS = words(
+    "kite drum lamp boat coat cup ring rope door chair basket ladder blanket bottle mirror pillow clock hat bell spoon "
+    "table shelf wheel fence"
+)
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+MONTHS = ("January", "March", "April", "May", "June", "July", "August", "October")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Phrasings (or words) of one meaning: those for training, and others that only held-out rows use."""
+
+    train: tuple[str, ...]
+    heldout: tuple[str, ...]
+
+    def of(self, split: Split) -> tuple[str, ...]:
+        """The phrasings that this split may use."""
+        return self.heldout if split == "heldout" else self.train
+
+
+def split_of_name(index: int) -> Split:
+    """Which split owns a name, from its position in `NAMES`: every start and every end is in both, no pair of them."""
+    return "heldout" if (index // len(ENDS) + index) % 7 == 3 else "train"
+
+
+def split_of_number(number: int) -> Split:
+    """Numbers of two or more digits are owned by one split; one-digit numbers are common to both."""
+    return "heldout" if number % 6 == 3 else "train"
+
+
+def split_of_thing(adjective: int, noun: int) -> Split:
+    """Which split owns an adjective and noun together."""
+    return "heldout" if (adjective + noun) % 6 == 0 else "train"
+
+
+class Draw:
+    """A seeded source of choices that can only reach what belongs to its split."""
+
+    def __init__(self, seed: str, split: Split = "train") -> None:
+        self.rng = random.Random(seed)
+        self.split: Split = split
+
+    def one(self, options: Sequence[T]) -> T:
+        """Any one of the options."""
+        return options[self.rng.randrange(len(options))]
+
+    def chance(self, percent: int) -> bool:
+        """True in so many of a hundred cases."""
+        return self.rng.randrange(100) < percent
+
+    def number(self, low: int, high: int) -> int:
+        """A whole number from low to high, both included."""
+        return low + self.rng.randrange(high - low + 1)
+
+    def shuffled(self, options: Sequence[T]) -> list[T]:
+        """The options in another order."""
+        out = list(options)
+        self.rng.shuffle(out)
+        return out
+
+    def several(self, count: int, make: Callable[[], T]) -> list[T]:
+        """So many different results of `make`."""
+        out: list[T] = []
+        while len(out) < count:
+            item = make()
+            if item not in out:
+                out.append(item)
+        return out
+
+    def phrase(self, pool: Pool, *values: object, **slots: object) -> str:
+        """One of the pool's phrasings for this split, with its slots filled."""
+        return self.one(pool.of(self.split)).format(*values, **slots)
+
+    def owns(self, split: Split) -> bool:
+        """Whether values of this split may be drawn: pretraining draws what training draws."""
+        return split == ("heldout" if self.split == "heldout" else "train")
+
+    def name(self) -> str:
+        """An invented proper name."""
+        while True:
+            index = self.rng.randrange(len(NAMES))
+            if self.owns(split_of_name(index)):
+                return NAMES[index]
+
+    def place(self) -> str:
+        """Where something is: a name that says what it names, such as "Port Belmir"."""
+        return f"{self.one(SITES)} {self.name()}"
+
+    def value(self) -> int:
+        """A two-digit number that belongs to this split."""
+        while True:
+            number = self.number(10, 99)
+            if self.owns(split_of_number(number)):
+                return number
+
+    def thing(self) -> str:
+        """A common object with its quality, such as "red kite"."""
+        while True:
+            adjective, noun = self.rng.randrange(len(ADJECTIVES)), self.rng.randrange(len(NOUNS))
+            if self.owns(split_of_thing(adjective, noun)):
+                return f"{ADJECTIVES[adjective]} {NOUNS[noun]}"
+
+    def item(self) -> str:
+        """Something for a list: a name or a thing."""
+        return self.one((self.name, self.thing))()
+
+
+def upper_first(text: str) -> str:
+    """The text with its first letter made a capital."""
+    return text[:1].upper() + text[1:]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One of the fixed places that pretraining tells about."""
+
+    name: str
+    facts: tuple[tuple[str, str], ...]
+
+
+def places(count: int = 30) -> list[Place]:
+    """The fixed places with their facts; the same list on every call."""
+    draw = Draw("places", "pretrain")
+    out = []
+    for name in draw.several(count, draw.name):
+        facts = (
+            ("river", draw.name()),
+            ("mayor", draw.name()),
+            ("fruit", draw.one(FRUITS)),
+            ("animal", draw.one(ANIMALS)),
+            ("month", draw.one(MONTHS)),
+        )
+        out.append(Place(name, facts))
+    return out
+
+
+FRUITS = ("quince", "pear", "plum", "cherry", "lemon", "melon", "fig", "grape", "peach", "berry")
+ANIMALS = ("fox", "seal", "hare", "goat", "duck", "horse", "bear", "wolf", "crane", "frog")
+FACT_KINDS = ("river", "mayor", "fruit", "animal", "month")
+
+
+def asked_in_training(place: int, fact: int) -> bool:
+    """Whether the training chats may ask for a fact of a place; the other facts are asked in held-out rows only."""
+    return (place + fact) % 4 != 0
+
+
+def sums() -> list[tuple[str, str]]:
+    """The sums and differences of the small numbers, as ("3 + 4", "7")."""
+    numbers = range(1, 11)
+    plus = [(f"{a} + {b}", str(a + b)) for a in numbers for b in numbers]
+    minus = [(f"{a} - {b}", str(a - b)) for a in range(2, 13) for b in range(1, a)]
+    return plus + minus
+
+
+def sum_split(index: int) -> Split:
+    """Which split may ask for a sum in a chat; pretraining states them all."""
+    return "heldout" if index % 6 == 3 else "train"
