@@ -191,13 +191,13 @@ def case(draw: Draw) -> Case:
     """One request: mostly one call, at times two, and at times nothing that fits."""
     offered = new_tools(draw, draw.one((1, 1, 2, 2, 3)))
     wish = draw.number(1, 100)
-    if wish <= 22:
+    if wish <= 30:
         (missing,) = new_tools(draw, 1)
         used = [missing] if missing.noun not in [tool.noun for tool in offered] else []
         served = False
     else:
-        used = draw.shuffled(offered)[: 2 if wish > 87 else 1]
-        if wish > 95:
+        used = draw.shuffled(offered)[: 2 if wish > 89 else 1]
+        if wish > 96:
             used = [used[0], used[0]]
         served = True
     if not used:
