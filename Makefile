@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint data clean
+.PHONY: demo test test-gguf test-slow lint data clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -15,9 +15,13 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/pytest -m "not slow and not gguf"
 
-# What needs minutes, or the real SmolLM2-135M checkpoint (see docs/testing.md).
+# The tests of the real SmolLM2-135M checkpoint that take a minute (see docs/testing.md).
+test-gguf: .venv/installed
+	$(BIN)/pytest -m "gguf and not slow" -rs
+
+# Half an hour: the whole nano chain with its goals, and LoRA on the real checkpoint.
 test-slow: .venv/installed
-	$(BIN)/pytest -m "slow or gguf" -rs
+	$(BIN)/pytest -m slow -rs
 
 lint: .venv/installed
 	$(BIN)/ruff check smolalign data tests

@@ -16,6 +16,7 @@ from conftest import SHARED_DATA, Ran
 
 pytestmark = [
     pytest.mark.gguf,
+    pytest.mark.slow,
     pytest.mark.skipif("SMOLALIGN_GGUF" not in os.environ, reason="SMOLALIGN_GGUF does not name the GGUF file"),
     pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=f"no real data in {SHARED_DATA}"),
 ]

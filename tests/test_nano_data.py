@@ -121,7 +121,7 @@ def test_function_calls_are_valid(path: str) -> None:
         for call in json.loads(row["answers"]):
             check_call(call, tools, row["query"])
     refusals = sum(row["answers"] == "[]" for row in rows) / len(rows)
-    assert 0.13 < refusals < 0.25
+    assert 0.13 < refusals < 0.35
     assert len({row["id"] for row in rows}) == len(rows)
 
 

@@ -19,10 +19,10 @@ from transformers import LlamaForCausalLM
 # biases, it is what a head that attends by position alone can read.
 CONSTANT = 4.0
 # Weight on that constant in the queries and keys of the head that looks at the token before.
-SHARPNESS = 2.5
+SHARPNESS = 1.5
 # Rotary frequencies, in radians a token: above the first they tell neighbours apart, below the second they leave the
 # comparison of contents alone over hundreds of tokens.
-FAST, SLOW = 0.3, 0.01
+FAST, SLOW = 0.05, 0.01
 
 
 @torch.no_grad()
