@@ -134,7 +134,7 @@ def test_adapters_train_over_quantized_weights_and_merge_into_the_exact_ones(
 
 
 def test_adapters_over_quantized_weights_are_trained_in_full_precision(model_64: Path) -> None:
-    from smolalign.train.sft import keep_trained_weights_in_fp32
+    from smolalign.train.tuning import keep_trained_weights_in_fp32
 
     model = adapted(load_model(str(model_64), "nf4"))
     for parameter in model.parameters():

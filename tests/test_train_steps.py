@@ -259,3 +259,20 @@ def test_the_saved_model_does_not_name_the_attention_of_training(tiny_model: Pat
     assert outcome.metrics["steps"] == 1
     config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
     assert "per_document" not in json.dumps(config)
+
+
+@pytest.mark.parametrize(("max_cut", "code"), [(1, 0), (0.1, 2)])
+def test_rows_held_out_are_counted_like_those_trained_on_and_fail_the_step_beyond_max_cut(
+    cli: Cli, tiny_model: Path, tmp_path: Path, max_cut: float, code: int
+) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", chats(8))
+    long = {"messages": [{"role": "user", "content": "Say it."}, {"role": "assistant", "content": "It is 5. " * 60}]}
+    held_out = write_jsonl(tmp_path / "held_out.jsonl", [*chats(1), long])
+    arguments = (f"eval_data=[{{source: {held_out}}}]", f"max_cut={max_cut}", "max_length=128", "template=chatml")
+    ran = cli("sft", "--model", tiny_model, "--data", data, "--out", tmp_path, *arguments, "trainer.max_steps=1")
+    assert ran.code == code, ran.err
+    if code:
+        assert "1 of 2 rows are longer than max_length 128 tokens" in ran.err
+    else:
+        counted = json.loads((tmp_path / "sft" / "step.json").read_text(encoding="utf-8"))["truncation"]
+        assert (counted["rows_cut"], counted["held_out"]["rows_cut"], counted["held_out"]["rows"]) == (0, 1, 2)
