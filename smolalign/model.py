@@ -102,6 +102,11 @@ def lora_config(lora: Lora) -> LoraConfig:
     )
 
 
+def unadapted(model: Any) -> Any:
+    """The model inside its adapters, or itself where it has none."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def merged(model: PreTrainedModel | PeftModel, reference: str, quantize: str | None, folder: Path) -> PreTrainedModel:
     """The model with its adapters merged into full-precision weights, so that what is saved is a plain checkpoint.
 

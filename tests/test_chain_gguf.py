@@ -35,7 +35,6 @@ FEWER_STEPS = (
     "dpo.max_cut=1",
     "dpo.test_fraction=0.03",
     "fc.trainer.max_steps=16",
-    "fc.max_length=768",
     "eval.tasks.chats.max_rows=16",
     "eval.tasks.preference.max_rows=16",
     "eval.tasks.calls.max_rows=16",

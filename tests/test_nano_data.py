@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -30,9 +31,14 @@ def paths() -> list[str]:
     return sorted(str(path.relative_to(NANO)) for path in NANO.rglob("*.jsonl"))
 
 
+def split_of(path: str) -> world.Split:
+    """The split that a file belongs to."""
+    return next((split for split in world.MEASURED if path.startswith(f"{split}/")), "train")
+
+
 def training_paths() -> list[str]:
     """Everything that is trained on."""
-    return [path for path in paths() if not path.startswith("heldout")]
+    return [path for path in paths() if split_of(path) == "train"]
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -98,7 +104,9 @@ def test_the_data_is_small() -> None:
     assert sum((NANO / path).stat().st_size for path in paths()) < 8_000_000
 
 
-@pytest.mark.parametrize("path", [p for p in paths() if "smoltalk" in p or "instructions" in p or "heldout/chat" in p])
+@pytest.mark.parametrize(
+    "path", [p for p in paths() if "smoltalk" in p or "instructions" in p or p.endswith("/chat.jsonl")]
+)
 def test_chats_are_valid(path: str) -> None:
     for row in read(path):
         messages = row["messages"]
@@ -112,7 +120,7 @@ def test_chats_are_valid(path: str) -> None:
             check_call({**called, "arguments": json.loads(called["arguments"])}, tools, turns[-2]["content"])
 
 
-@pytest.mark.parametrize("path", ["apigen.jsonl", "heldout/apigen.jsonl"])
+@pytest.mark.parametrize("path", [path for path in paths() if path.endswith("apigen.jsonl")])
 def test_function_calls_are_valid(path: str) -> None:
     rows = read(path)
     for row in rows:
@@ -125,7 +133,7 @@ def test_function_calls_are_valid(path: str) -> None:
     assert len({row["id"] for row in rows}) == len(rows)
 
 
-@pytest.mark.parametrize("path", ["ultrafeedback.jsonl", "heldout/ultrafeedback.jsonl"])
+@pytest.mark.parametrize("path", [path for path in paths() if path.endswith("ultrafeedback.jsonl")])
 def test_the_chosen_reply_is_as_wanted_and_the_rejected_is_not(path: str) -> None:
     for row in read(path):
         for side in ("chosen", "rejected"):
@@ -153,12 +161,12 @@ def test_phrasings_are_split() -> None:
     found = list(pools())
     assert len(found) > 40
     for pool in found:
-        assert pool.train, pool
-        assert pool.heldout, pool
-        assert not set(pool.train) & set(pool.heldout), pool
+        parts = tuple(map(set, (pool.train, pool.dev, pool.heldout)))
+        assert all(parts), pool
+        assert len(set().union(*parts)) == sum(map(len, parts)), pool
     training = {line for path in training_paths() for row in read(path) for line in strings(row)}
-    for name in ("instructions", "chat", "ultrafeedback", "apigen"):
-        for row in read(f"heldout/{name}.jsonl"):
+    for split, name in itertools.product(world.MEASURED, ("instructions", "chat", "ultrafeedback", "apigen")):
+        for row in read(f"{split}/{name}.jsonl"):
             prompt = row.get("query") or row.get("prompt") or row["messages"][-2]["content"]
             assert prompt not in training
 
@@ -167,27 +175,24 @@ def test_names_are_split() -> None:
     """Names of the fixed places and of their facts are the exception: training and held-out chats ask about them."""
     owners = invented_names()
     told = {name for place in chats.PLACES for name in (place.name, *(value for _, value in place.facts))}
-    for path in [
-        *training_paths(),
-        "heldout/instructions.jsonl",
-        "heldout/apigen.jsonl",
-        "heldout/ultrafeedback.jsonl",
-    ]:
-        wrong = "train" if path.startswith("heldout") else "heldout"
+    for path in paths():
         used = {word for row in read(path) for line in strings(row) for word in re.findall(r"[A-Za-z]+", line)}
-        strangers = {word for word in used if owners.get(word) == wrong}
+        strangers = {word for word in used if owners.get(word, split_of(path)) != split_of(path)}
         may_tell = path.endswith(("pretrain.jsonl", "knowledge.jsonl", "instructions.jsonl"))
         assert not strangers - (told if may_tell else set()), path
 
 
 def test_tools_are_split() -> None:
-    training = {tool["name"] for path in training_paths() for tools in tool_lists(path) for tool in tools}
-    heldout = {tool["name"] for tools in tool_lists("heldout/apigen.jsonl") for tool in tools}
-    assert training
-    assert heldout
-    assert not training & heldout
+    names = {
+        split: {
+            tool["name"] for path in paths() if split_of(path) == split for tools in tool_lists(path) for tool in tools
+        }
+        for split in ("train", *world.MEASURED)
+    }
+    assert all(names.values())
+    assert len(set().union(*names.values())) == sum(map(len, names.values()))
     pretraining = " ".join(row["text"] for row in read("pretrain.jsonl"))
-    assert not [name for name in heldout if name in pretraining]
+    assert not [name for split in world.MEASURED for name in names[split] if name in pretraining]
 
 
 def test_facts_and_sums_asked_in_training_are_not_asked_again() -> None:
@@ -196,7 +201,8 @@ def test_facts_and_sums_asked_in_training_are_not_asked_again() -> None:
         return {match for line in lines for match in re.findall(pattern, line)}
 
     sums = r"\d+ [+-] \d+"
-    assert not asked("smoltalk/math.jsonl", sums) & asked("heldout/instructions.jsonl", sums)
+    for split in world.MEASURED:
+        assert not asked("smoltalk/math.jsonl", sums) & asked(f"{split}/instructions.jsonl", sums)
     pretraining = " ".join(row["text"] for row in read("pretrain.jsonl"))
     for place in chats.PLACES:
         assert all(name in pretraining for name in (place.name, *(value for _, value in place.facts)))

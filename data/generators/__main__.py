@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.generators import calls, chats, preferences, pretrain
-from data.generators.world import Draw
+from data.generators.world import MEASURED, Draw
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "nano"
 CHATS = {
@@ -32,11 +32,12 @@ def files() -> Iterator[tuple[str, Iterable[dict[str, Any]]]]:
     yield "smoltalk/calls.jsonl", calls.chat_rows(Draw("calls"), 350)
     yield "ultrafeedback.jsonl", preferences.rows(Draw("ultrafeedback"), 1200)
     yield "apigen.jsonl", calls.apigen_rows(Draw("apigen"), 2600)
-    yield "heldout/pretrain.jsonl", pretrain.documents(Draw("pretrain", "heldout"), 150)
-    yield "heldout/instructions.jsonl", chats.instruction_rows(Draw("answers", "heldout"), INSTRUCTIONS)
-    yield "heldout/chat.jsonl", chats.style_rows(Draw("everyday", "heldout"), 120)
-    yield "heldout/ultrafeedback.jsonl", preferences.rows(Draw("preferences", "heldout"), 200)
-    yield "heldout/apigen.jsonl", calls.apigen_rows(Draw("requests", "heldout"), 350)
+    for split in MEASURED:
+        yield f"{split}/pretrain.jsonl", pretrain.documents(Draw(f"{split} pretrain", split), 150)
+        yield f"{split}/instructions.jsonl", chats.instruction_rows(Draw(f"{split} answers", split), INSTRUCTIONS)
+        yield f"{split}/chat.jsonl", chats.style_rows(Draw(f"{split} everyday", split), 120)
+        yield f"{split}/ultrafeedback.jsonl", preferences.rows(Draw(f"{split} preferences", split), 200)
+        yield f"{split}/apigen.jsonl", calls.apigen_rows(Draw(f"{split} requests", split), 350)
 
 
 def write(out: Path) -> None:

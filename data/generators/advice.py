@@ -94,12 +94,18 @@ QUESTIONS = Pool(
         "Do you know how to {task}?",
         "What do I need to {task}?",
     ),
-    heldout=(
+    dev=(
         "I am trying to {task}. Can you tell me how?",
         "Hello! {name} here. What is a good way to {task}?",
         "Any advice on how to {task}?",
         "Please help {name} to {task}.",
         "What would you do to {task}?",
+    ),
+    heldout=(
+        "Can you tell me how to {task}?",
+        "{name} wants to know how to {task}.",
+        "I need to {task}. What is the best way?",
+        "Hello, how would I {task}?",
     ),
 )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from data.generators.world import DAYS, Draw, Pool, Split, upper_first, words
+from data.generators.world import DAYS, Draw, Pool, Split, split_of, upper_first, words
 
 VERBS = (
     "book",
@@ -45,8 +45,23 @@ FRAMES = Pool(
         "now {}",
         "I would like to {}",
         "{} for me",
+        "will you {}?",
+        "let us {}",
+        "it is time to {}",
+        "my plan is to {}",
+        "try to {}",
+        "could you {} now?",
+        "next, {}",
+        "hello, {}",
+        "good day, please {}",
+        "I ask you to {}",
+        "you should {}",
+        "we want to {} today",
+        "go and {}",
+        "{} today",
     ),
-    heldout=("would you please {}?", "you need to {} now", "I have to {}", "can you help and {}?"),
+    dev=("would you please {}?", "you need to {} now", "I have to {}", "can you help and {}?"),
+    heldout=("please can you {}?", "I would like you to {}", "could you help me to {}?", "{} now, please"),
 )
 
 
@@ -60,18 +75,16 @@ class Kind:
     make: Callable[[Draw], str | int]
 
 
-def code(draw: Draw) -> str:
-    """A code of a letter and a number, such as "K47"."""
-    return draw.one("BDFGKLMNPRST") + str(draw.value())
-
-
+# What tells a value's kind stands before the value, as in "costing 28 coins": a model that reads from left to right
+# then knows the kind when it comes to the value.
 KINDS = (
     Kind(
         "city",
         "string",
         Pool(
-            ('in "{}"', 'near "{}"', 'in the town "{}"', 'somewhere in "{}"', 'over in "{}"'),
+            ('in "{}"', 'near "{}"', 'in the town "{}"', 'somewhere in "{}"', 'over in "{}"', 'close to "{}"'),
             ('somewhere near "{}"', 'right in "{}"'),
+            ('over near "{}"', 'somewhere close to "{}"'),
         ),
         Draw.place,
     ),
@@ -79,51 +92,76 @@ KINDS = (
         "person",
         "string",
         Pool(
-            ('for "{}"', 'with "{}"', 'for my friend "{}"', 'with my guest "{}"'),
+            ('for "{}"', 'with "{}"', 'for my friend "{}"', 'with my guest "{}"', 'for our friend "{}"'),
             ('together with "{}"', 'for our guest "{}"'),
+            ('for my guest "{}"', 'with our friend "{}"'),
         ),
         Draw.name,
     ),
     Kind(
         "count",
         "integer",
-        Pool(("{} times", "with {} parts", "in {} parts"), ("of {} parts", "all {} times")),
+        Pool(
+            ("with a count of {}", "counting {} parts", "in a group of {}", "with a count of {} parts"),
+            ("with a group of {}", "counting all {} parts"),
+            ("at a count of {}", "as a group of {}"),
+        ),
         Draw.value,
     ),
     Kind(
         "minutes",
         "integer",
-        Pool(("for {} minutes", "within {} minutes", "after {} minutes"), ("in {} minutes", "for about {} minutes")),
+        Pool(
+            ("lasting {} minutes", "taking {} minutes", "that takes {} minutes", "that lasts for {} minutes"),
+            ("that lasts {} minutes", "taking about {} minutes"),
+            ("lasting for {} minutes", "that takes about {} minutes"),
+        ),
         Draw.value,
     ),
     Kind(
         "price",
         "integer",
-        Pool(("at {} coins", "under {} coins", "for {} coins"), ("with {} coins", "at most {} coins")),
+        Pool(
+            ("costing {} coins", "at a price of {} coins", "that costs {} coins", "for a price of {}"),
+            ("costing about {} coins", "with a price of {} coins"),
+            ("that costs about {} coins", "at the price of {} coins"),
+        ),
         Draw.value,
     ),
     Kind(
         "title",
         "string",
-        Pool(('called "{}"', 'named "{}"', 'with the title "{}"'), ('that is called "{}"', 'with title "{}"')),
+        Pool(
+            ('called "{}"', 'named "{}"', 'with the title "{}"', 'under the title "{}"'),
+            ('that is called "{}"', 'with title "{}"'),
+            ('that is named "{}"', 'by the title "{}"'),
+        ),
         Draw.thing,
     ),
     Kind(
         "code",
         "string",
-        Pool(("with code {}", "under the code {}", "and code {}"), ("by code {}", "with the code {}")),
-        code,
+        Pool(
+            ("with code {}", "under the code {}", "and code {}", "using the code {}"),
+            ("by code {}", "with the code {}"),
+            ("and the code {}", "under code {}"),
+        ),
+        Draw.code,
     ),
     Kind(
         "day",
         "string",
-        Pool(("on {}", "next {}", "by {}"), ("this {}", "before {}")),
+        Pool(("on {}", "next {}", "by {}", "for {}"), ("this {}", "before {}"), ("by next {}", "on this {}")),
         lambda draw: draw.one(DAYS),
     ),
     Kind(
         "text",
         "string",
-        Pool(('saying "{}"', 'with the text "{}"', 'that says "{}"'), ('with a text that says "{}"', 'and says "{}"')),
+        Pool(
+            ('saying "{}"', 'with the text "{}"', 'that says "{}"', 'that reads "{}"'),
+            ('with a text that says "{}"', 'and says "{}"'),
+            ('with text "{}"', 'and reads "{}"'),
+        ),
         Draw.thing,
     ),
 )
@@ -168,8 +206,8 @@ class Case:
 
 
 def split_of_tool(verb: int, noun: int) -> Split:
-    """Which split owns a verb and a noun together, and so a tool's name; every word of a name is in both."""
-    return "heldout" if (verb + noun) % 5 == 0 else "train"
+    """Which split owns a verb and a noun together, and so a tool's name; every word of a name is in all."""
+    return split_of(verb + noun, 7)
 
 
 def new_tools(draw: Draw, count: int) -> list[Tool]:

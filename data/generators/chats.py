@@ -11,9 +11,9 @@ from data.generators.world import (
     FACT_KINDS,
     Draw,
     Pool,
-    asked_in_training,
     places,
-    sum_split,
+    split_of_fact,
+    split_of_sum,
     sums,
     upper_first,
 )
@@ -23,32 +23,60 @@ Chat = list[Message]
 Task = Callable[[Draw], Chat]
 
 # How a request puts its instruction {i} (or {I}, with a capital) and what it works on, {d}.
+LEADS = (
+    "Please ",
+    "Can you ",
+    "Could you ",
+    "I want you to ",
+    "Now ",
+    "You have to ",
+    "Your task is to ",
+    "Try to ",
+    "It is time to ",
+    "Will you ",
+    "Next, ",
+    "I ask you to ",
+    "You should ",
+    "Let us ",
+    "We want you to ",
+    "Go on and ",
+)
+GREETINGS_BEFORE = (
+    "",
+    "",
+    "Good day. ",
+    "I need your help. ",
+    "Here is a task. ",
+    "Dear helper: ",
+    "Today: ",
+    "One more: ",
+    "Hello, ",
+)
 FRAMES = Pool(
     train=(
-        "{I}: {d}",
-        "Please {i}: {d}",
-        "{d}\n{I}.",
-        "Can you {i}? {d}",
-        "Could you {i}: {d}",
-        "I want you to {i}: {d}",
-        "{I}, please: {d}",
+        *(f"{lead}{{i}}{rest}" for lead in LEADS for rest in (": {d}", ".\n{d}", ", please: {d}")),
+        *(f"{{d}}\n{lead}{{i}}." for lead in LEADS[1:]),
+        *(f"{greeting}{{I}}{rest}" for greeting in GREETINGS_BEFORE for rest in (": {d}", ", please: {d}")),
+        *(f"{greeting}{{d}}\n{{I}}." for greeting in GREETINGS_BEFORE),
         "{I}.\n{d}",
-        "Now {i}: {d}",
-        "Here you are: {d}\nPlease {i}.",
-        "I need your help. {I}: {d}",
-        "{d}\nCan you {i}?",
-        "Your task is to {i}.\n{d}",
-        "Hello, please {i}: {d}",
         "{I}. Thank you.\n{d}",
-        "You have to {i}: {d}",
+        "Here you are: {d}\nPlease {i}.",
     ),
-    heldout=(
+    dev=(
         "Would you {i}: {d}",
         "{d}\nYou need to {i}, please.",
         "I have a task: {i}. {d}",
         "Help me and {i}: {d}",
         "Hi. {I}.\n{d}",
         "Could you please {i}? {d}",
+    ),
+    heldout=(
+        "I would like you to {i}: {d}",
+        "{d}\nPlease {i} now.",
+        "Can you help me? {I}: {d}",
+        "Hello. {I}.\n{d}",
+        "{I}, thank you: {d}",
+        "You have a task: {i}.\n{d}",
     ),
 )
 
@@ -65,12 +93,13 @@ REVERSE = Pool(
         "start from the end of this list",
         "repeat this list backwards",
     ),
-    heldout=(
+    dev=(
         "write this list backwards",
         "put the items in the opposite order",
         "give the list in reverse",
         "flip this list",
     ),
+    heldout=("turn this list around", "give these items backwards", "put these in reverse order"),
 )
 COPY = Pool(
     train=(
@@ -83,7 +112,8 @@ COPY = Pool(
         "repeat the list as it is",
         "copy the words",
     ),
-    heldout=("repeat the same words", "copy this list as it is", "write this again"),
+    dev=("repeat the same words", "copy this list as it is", "write this again"),
+    heldout=("repeat this list", "copy the same words", "say the list again"),
 )
 FIRST = Pool(
     train=(
@@ -95,7 +125,8 @@ FIRST = Pool(
         "write only the first item",
         "show what the list begins with",
     ),
-    heldout=("pick the first one", "tell me which of these comes first", "give the first item only"),
+    dev=("pick the first one", "tell me which of these comes first", "give the first item only"),
+    heldout=("name the first one", "write only the first of these", "say which item comes first"),
 )
 LAST = Pool(
     train=(
@@ -107,7 +138,8 @@ LAST = Pool(
         "write only the last item",
         "show what the list ends with",
     ),
-    heldout=("pick the last one", "tell me which of these comes last", "give the last item only"),
+    dev=("pick the last one", "tell me which of these comes last", "give the last item only"),
+    heldout=("name the last one", "write only the last of these", "say which item comes last"),
 )
 MEMBER = Pool(
     train=(
@@ -118,7 +150,12 @@ MEMBER = Pool(
         "answer yes or no: is {w} listed here",
         "find out if {w} is among these",
     ),
-    heldout=("tell me whether the list has {w}", "say if {w} is among these", "check whether {w} is one of these"),
+    dev=("tell me whether the list has {w}", "say if {w} is among these", "check whether {w} is one of these"),
+    heldout=(
+        "find out whether {w} is in this list",
+        "answer yes or no: is {w} one of these",
+        "check if {w} is listed here",
+    ),
 )
 TIMES = Pool(
     train=(
@@ -130,7 +167,8 @@ TIMES = Pool(
         "type it {n} times",
         "put it down {n} times",
     ),
-    heldout=("repeat the word {n} times", "write it down {n} times", "type this word {n} times"),
+    dev=("repeat the word {n} times", "write it down {n} times", "type this word {n} times"),
+    heldout=("say this {n} times", "write the word {n} times", "put this word down {n} times"),
 )
 WRAP = Pool(
     train=(
@@ -142,7 +180,8 @@ WRAP = Pool(
         "give this in {w}",
         "place it between {w}",
     ),
-    heldout=("put {w} around this", "write it between {w}", "answer with this in {w}"),
+    dev=("put {w} around this", "write it between {w}", "answer with this in {w}"),
+    heldout=("set it between {w}", "place this in {w}", "write it with {w} around"),
 )
 WRAPPERS = {"brackets": "[{}]", "quotes": '"{}"', "stars": "*{}*", "round brackets": "({})", "dashes": "-{}-"}
 
@@ -157,7 +196,8 @@ REPLACE = Pool(
         "turn {a} into {b}",
         "exchange {a} for {b}",
     ),
-    heldout=("change {a} into {b}", "put {b} in place of {a}", "say {b} instead of {a}", "write {b} where it says {a}"),
+    dev=("change {a} into {b}", "put {b} in place of {a}", "say {b} instead of {a}", "write {b} where it says {a}"),
+    heldout=("swap {a} and {b}", "use {b} instead of {a}", "write {b} in place of {a}"),
 )
 QUESTION = Pool(
     train=(
@@ -169,7 +209,8 @@ QUESTION = Pool(
         "change this to a question",
         "form a question from this",
     ),
-    heldout=("make a question from this", "put this as a question", "change this into a question"),
+    dev=("make a question from this", "put this as a question", "change this into a question"),
+    heldout=("write a question from this", "ask this in a question", "turn this to a yes or no question"),
 )
 NEGATE = Pool(
     train=(
@@ -181,7 +222,8 @@ NEGATE = Pool(
         "turn this into a negative sentence",
         "put not into this sentence",
     ),
-    heldout=("make this a negative sentence", "write this with not", "say this in the negative"),
+    dev=("make this a negative sentence", "write this with not", "say this in the negative"),
+    heldout=("turn this into the negative", "rewrite this in the negative", "say this with not"),
 )
 FUTURE = Pool(
     train=(
@@ -193,7 +235,8 @@ FUTURE = Pool(
         "make this about the future",
         "change the tense to the future",
     ),
-    heldout=("put this in the future tense", "write this with will", "change this to the future"),
+    dev=("put this in the future tense", "write this with will", "change this to the future"),
+    heldout=("say this in the future tense", "turn this to the future", "make this say what will happen"),
 )
 # (he or she does, to do)
 DOINGS = (
@@ -232,11 +275,17 @@ NOTES = Pool(
         "{who} lives in {where} and will get a {what} on {day}.",
         "A {what} is ready for {who} in {where}. It can be had on {day}.",
     ),
-    heldout=(
+    dev=(
         "{who} came to {where} on {day} and sold a {what}.",
         "On {day} a {what} was found in {where} by {who}.",
         "{who} will bring a {what} to {where} this {day}.",
         "In {where} there is a {what} for {who} on {day}.",
+    ),
+    heldout=(
+        "On {day} {who} will be in {where} to sell a {what}.",
+        "{who} brought a {what} from {where} on {day}.",
+        "A {what} was seen in {where} on {day}, and {who} took it.",
+        "In {where} {who} waits for a {what} until {day}.",
     ),
 )
 FILLERS = Pool(
@@ -250,7 +299,8 @@ FILLERS = Pool(
         "It took some time.",
         "We were glad about it.",
     ),
-    heldout=("The day was fine.", "There was some time for tea.", "Nobody came late."),
+    dev=("The day was fine.", "There was some time for tea.", "Nobody came late."),
+    heldout=("The weather was wet.", "Many people were late.", "We took the road."),
 )
 SUMMARIZE = Pool(
     train=(
@@ -263,24 +313,29 @@ SUMMARIZE = Pool(
         "make this short",
         "write down the main points",
     ),
-    heldout=("write a short summary of this", "sum up this note", "give me the main points of the note"),
+    dev=("write a short summary of this", "sum up this note", "give me the main points of the note"),
+    heldout=("summarize the text", "write the main points of this note", "give this in short"),
 )
 FIELDS = {
     "who": Pool(
         ("say who it is about", "name the person", "write who this is about", "find the person in the note"),
         ("tell me who it is about", "find the name of the person"),
+        ("say the name of the person", "write down the person"),
     ),
     "what": Pool(
         ("name the thing", "say which thing it is about", "find the thing in the note", "write down the thing"),
         ("tell me which thing it is", "find which thing it is about"),
+        ("write which thing it is about", "say the name of the thing"),
     ),
     "where": Pool(
         ("name the place", "say where it is", "find the place in the note", "write where this is"),
         ("tell me where it is", "find where this is"),
+        ("write down the place", "say the name of the place"),
     ),
     "day": Pool(
         ("name the day", "say on which day", "find the day in the note", "write when this is"),
         ("tell me the day", "find on which day this is"),
+        ("write down the day", "say when this is"),
     ),
 }
 
@@ -293,6 +348,7 @@ RULES: tuple[tuple[Pool, str], ...] = (
                 "Use JSON with one key, answer.",
             ),
             ("Reply in JSON with the key answer.", "Always answer in JSON and use the key answer."),
+            ("Give every answer in JSON, with the key answer.", "Answer in JSON with one key, answer."),
         ),
         '{{"answer": "{v}"}}',
     ),
@@ -300,6 +356,7 @@ RULES: tuple[tuple[Pool, str], ...] = (
         Pool(
             ("Begin every answer with {w}.", "Start each reply with the word {w}.", "First say {w}, then answer."),
             ("Begin each reply with the word {w}.", "Start every answer with {w}."),
+            ("First say {w} in each reply.", "Start each answer with {w}."),
         ),
         "{w} {v}",
     ),
@@ -307,6 +364,7 @@ RULES: tuple[tuple[Pool, str], ...] = (
         Pool(
             ("End every answer with {w}.", "Close each reply with the word {w}.", "Answer, then say {w}."),
             ("End each reply with the word {w}.", "Close every answer with {w}."),
+            ("End every reply with {w}.", "Close each answer with the word {w}."),
         ),
         "{v} {w}",
     ),
@@ -318,6 +376,7 @@ RULES: tuple[tuple[Pool, str], ...] = (
                 "Sign each answer with your name, {w}.",
             ),
             ("You are {w}. Sign every answer.", "Your name is {w} and you sign your replies."),
+            ("Sign your replies with your name, {w}.", "You are called {w}. Sign each answer."),
         ),
         "{v} - {w}",
     ),
@@ -325,17 +384,20 @@ RULES: tuple[tuple[Pool, str], ...] = (
         Pool(
             ("Put every answer in brackets.", "Write your replies in brackets.", "Use brackets around each answer."),
             ("Write every answer in brackets.", "Put brackets around your replies."),
+            ("Put each reply in brackets.", "Use brackets around every answer."),
         ),
         "[{v}]",
     ),
 )
 NAME_RULES = Pool(
     train=("You are called {w}.", "Your name is {w}.", "You are {w}, a friendly helper.", "People call you {w}."),
-    heldout=("You are a helper called {w}.", "You are a friendly helper and your name is {w}."),
+    dev=("You are a helper called {w}.", "You are a friendly helper and your name is {w}."),
+    heldout=("Your name is {w}, a friendly helper.", "People say your name is {w}."),
 )
 NAME_QUESTIONS = Pool(
     train=("What is your name?", "Who are you?", "How are you called?", "Tell me your name.", "Say, who are you?"),
-    heldout=("Please tell me your name.", "Hello, who are you?", "What are you called?"),
+    dev=("Please tell me your name.", "Hello, who are you?", "What are you called?"),
+    heldout=("Say your name.", "Hi, what is your name?", "Tell me who you are."),
 )
 SUM_QUESTIONS = Pool(
     train=(
@@ -349,7 +411,8 @@ SUM_QUESTIONS = Pool(
         "I need {s}.",
         "Can you compute {s}?",
     ),
-    heldout=("Please compute {s}.", "Tell me the result of {s}.", "Can you work out {s}?", "So how much is {s}?"),
+    dev=("Please compute {s}.", "Tell me the result of {s}.", "Can you work out {s}?", "So how much is {s}?"),
+    heldout=("Can you tell me what {s} is?", "Work out {s}.", "Give me {s}."),
 )
 FACT_QUESTIONS = {
     "river": Pool(
@@ -360,6 +423,7 @@ FACT_QUESTIONS = {
             "Which river is in {p}?",
         ),
         ("Tell me the river of {p}.", "What river flows through {p}?"),
+        ("Can you name the river of {p}?", "Which river is the river of {p}?"),
     ),
     "mayor": Pool(
         (
@@ -369,6 +433,7 @@ FACT_QUESTIONS = {
             "Which mayor is in {p}?",
         ),
         ("Tell me the mayor of {p}.", "Who is mayor in {p}?"),
+        ("Can you name the mayor of {p}?", "Say who is the mayor of {p}."),
     ),
     "fruit": Pool(
         (
@@ -378,6 +443,7 @@ FACT_QUESTIONS = {
             "What do people grow in {p}?",
         ),
         ("Tell me the fruit of {p}.", "What fruit grows in {p}?"),
+        ("Can you name the fruit of {p}?", "Which fruit do people grow in {p}?"),
     ),
     "animal": Pool(
         (
@@ -387,6 +453,7 @@ FACT_QUESTIONS = {
             "What does the flag of {p} show?",
         ),
         ("Tell me the animal of {p}.", "What animal is on the flag of {p}?"),
+        ("Can you name the animal of {p}?", "Which animal does the flag of {p} show?"),
     ),
     "month": Pool(
         (
@@ -396,13 +463,15 @@ FACT_QUESTIONS = {
             "When does {p} hold its fair?",
         ),
         ("Tell me the month of the fair in {p}.", "In what month does {p} hold its fair?"),
+        ("Can you name the month of the fair in {p}?", "In which month does {p} hold its fair?"),
     ),
 }
 PLACES = places()
 SUMS = sums()
 GREETINGS = Pool(
     train=("Hello, I am {n}.", "Hi, my name is {n}.", "Good day, {n} here.", "Hello! My friends call me {n}."),
-    heldout=("Hello, my name is {n}.", "Hi! I am {n}."),
+    dev=("Hello, my name is {n}.", "Hi! I am {n}."),
+    heldout=("Good day, I am {n}.", "Hi, {n} here."),
 )
 
 
@@ -499,16 +568,16 @@ def math(draw: Draw) -> Chat:
     """A small sum; each split asks for its own."""
     while True:
         index = draw.rng.randrange(len(SUMS))
-        if sum_split(index) == draw.split:
+        if draw.owns(split_of_sum(index)):
             question, answer = SUMS[index]
             return turn(draw.phrase(SUM_QUESTIONS, s=question), answer)
 
 
 def knowledge(draw: Draw) -> Chat:
-    """A fact about a place; held-out rows ask for facts that training only tells."""
+    """A fact about a place; rows of a measured split ask for facts that training only tells."""
     while True:
         place, fact = draw.rng.randrange(len(PLACES)), draw.rng.randrange(len(FACT_KINDS))
-        if asked_in_training(place, fact) == (draw.split == "train"):
+        if draw.owns(split_of_fact(place, fact)):
             value = PLACES[place].facts[fact][1]
             return turn(draw.phrase(FACT_QUESTIONS[FACT_KINDS[fact]], p=PLACES[place].name), value)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 
-from data.generators import advice, calls
+from data.generators import advice, calls, chats
 from data.generators.world import ANIMALS, DAYS, FRUITS, Draw, Place, Pool, places, sums, upper_first
 
 Writer = Callable[[Draw], str]
@@ -21,7 +21,8 @@ PLACES = places()
 
 LINKS = Pool(
     train=("Again: {}", "Once more: {}", "That is {}", "And then {}", "{}", "So {}", '"{}"', "[{}]"),
-    heldout=("A second time: {}", "In other words {}"),
+    dev=("A second time: {}", "In other words {}"),
+    heldout=("Then again {}", "That is once more {}"),
 )
 STORIES = Pool(
     train=(
@@ -31,17 +32,24 @@ STORIES = Pool(
         "There was a {n} called {a}. The {n} lived in {p} with {b}. Every {d} {a} the {n} ate a {f} with {b}.",
         "{a} has a {t}. {b} has a {u}. They trade. Now {a} has the {u} and {b} has the {t}.",
     ),
-    heldout=(
+    dev=(
         "In {p} {a} and {b} share a {t}. On {d} {a} keeps the {t}, and then {b} keeps the {t}.",
         "{a} wanted a {u}. {b} of {p} sold {a} a {u}, and a {f} too.",
     ),
+    heldout=(
+        "{a} found a {t} in {p}. On {d} {a} sold the {t} to {b}, and {b} was glad about the {t}.",
+        "{b} has a {u}, and {a} has a {t} from {p}. {b} gave {a} the {u} for the {t}.",
+    ),
 )
-RECORD_FIELDS = ("name", "place", "day", "count", "item", "guest", "code", "color", "owner", "town")
+RECORD_FIELDS = ("name", "city", "day", "count", "item", "guest", "code", "minutes", "owner", "price", "title", "text")
 
 
 def facts_of_a_place(draw: Draw) -> str:
-    """What is to know about one of the fixed places, in a new order and wording."""
+    """What is to know about one of the fixed places, in a new order and wording, told or asked."""
     place: Place = draw.one(PLACES)
+    if draw.chance(40):
+        questions = [(draw.one(chats.FACT_QUESTIONS[kind].train), value) for kind, value in draw.shuffled(place.facts)]
+        return "\n".join(f"{question.format(p=place.name)} {value}" for question, value in questions)
     lines = [draw.one(FACTS[kind]).format(p=place.name, v=value) for kind, value in draw.shuffled(place.facts)]
     return " ".join(lines)
 
@@ -49,7 +57,7 @@ def facts_of_a_place(draw: Draw) -> str:
 def record(draw: Draw) -> str:
     """One record, written in two or three forms."""
     fields = draw.shuffled(RECORD_FIELDS)[: draw.number(2, 4)]
-    values = {field: draw.value() if field == "count" else draw.item() for field in fields}
+    values = {field: draw.anything() for field in fields}
     forms = (
         json.dumps(values),
         "\n".join(f"{field}: {value}" for field, value in values.items()),
@@ -62,7 +70,7 @@ def record(draw: Draw) -> str:
 
 def echo(draw: Draw) -> str:
     """A list of words that comes back several times, now and then between other words."""
-    make = draw.one((draw.name, draw.name, draw.item))
+    make = draw.one((draw.name, draw.name, draw.anything, draw.anything))
     words = draw.several(draw.number(4, 10), make)
     joint = draw.one((" ", " ", " ", " ", ", ", "; ", "\n", " and "))
     lines = [joint.join(words)]
@@ -73,13 +81,13 @@ def echo(draw: Draw) -> str:
 def pairs_recalled(draw: Draw) -> str:
     """Pairs of names, then the same pairs in another order: to recall is to look back."""
     joint = draw.one((" has ", ": ", " is ", " = ", " and "))
-    pairs = [f"{draw.item()}{joint}{draw.item()}" for _ in range(draw.number(2, 5))]
+    pairs = [f"{draw.anything()}{joint}{draw.anything()}" for _ in range(draw.number(2, 5))]
     return ". ".join(pairs + draw.shuffled(pairs)) + "."
 
 
 def list_turned(draw: Draw) -> str:
     """A list with its ends named, or turned around."""
-    words = draw.several(draw.number(2, 4), draw.item)
+    words = draw.several(draw.number(2, 4), draw.anything)
     shown = ", ".join(words)
     views = (
         f"In reverse: {', '.join(reversed(words))}.",
@@ -96,14 +104,15 @@ def membership(draw: Draw) -> str:
     make = draw.one((draw.item, lambda: draw.one(calls.NOUNS), lambda: draw.one(calls.NOUNS)))
     words = draw.several(draw.number(1, 4), make)
     asked = draw.several(6, lambda: draw.one((draw.one(words), make())))
-    verdicts = [f"Is there a {word}? {'Yes.' if word in words else 'No.'}" for word in asked]
-    return "\n".join([f"Here: {', '.join(words)}.", *verdicts])
+    form = draw.one(("- {} {}", "- {} {}", "Is there a {}? {}"))
+    verdicts = [form.format(word, "Yes." if word in words else "No.") for word in asked]
+    return "\n".join([f"Here: a {', a '.join(words)}.", *verdicts])
 
 
 def sum_lines(draw: Draw) -> str:
     """Some sums, as equations or as questions."""
     form = draw.one(("{} = {}", "{} is {}.", "What is {}? {}", "Compute {}. {}"))
-    return "\n".join(form.format(question, answer) for question, answer in draw.shuffled(SUMS)[:8])
+    return "\n".join(form.format(question, answer) for question, answer in draw.shuffled(SUMS)[:12])
 
 
 SUMS = sums()
@@ -131,12 +140,12 @@ def call_text(draw: Draw) -> str:
 
 
 KINDS: tuple[tuple[int, Writer], ...] = (
-    (10, echo),
-    (14, record),
-    (6, pairs_recalled),
+    (12, echo),
+    (18, record),
+    (10, pairs_recalled),
     (8, list_turned),
     (8, membership),
-    (20, call_text),
+    (10, call_text),
     (14, facts_of_a_place),
     (10, sum_lines),
     (6, story),

@@ -1,4 +1,4 @@
-"""The invented world: names, values and phrasings, each split into a training and a held-out part at the source."""
+"""The invented world: names, values and phrasings, each divided among the splits at the source."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-Split = Literal["pretrain", "train", "heldout"]
+Split = Literal["pretrain", "train", "dev", "heldout"]
+MEASURED: tuple[Split, ...] = ("dev", "heldout")
 T = TypeVar("T")
 
 
@@ -26,6 +27,7 @@ ENDS = words(
 )
 NAMES = tuple(start + end for start in STARTS for end in ENDS)
 
+LETTERS = words("B D F G K L M N P R S T")
 SITES = words("Port Lake Mount Cape")
 ADJECTIVES = words("red blue green small big tall new round soft warm cold quiet bright dark plain light")
 NOUNS = words(
@@ -38,29 +40,35 @@ MONTHS = ("January", "March", "April", "May", "June", "July", "August", "October
 
 @dataclass(frozen=True)
 class Pool:
-    """Phrasings (or words) of one meaning: those for training, and others that only held-out rows use."""
+    """Phrasings of one meaning: those for training, and others that only rows of a measured split use."""
 
     train: tuple[str, ...]
+    dev: tuple[str, ...]
     heldout: tuple[str, ...]
 
     def of(self, split: Split) -> tuple[str, ...]:
         """The phrasings that this split may use."""
-        return self.heldout if split == "heldout" else self.train
+        return {"dev": self.dev, "heldout": self.heldout}.get(split, self.train)
+
+
+def split_of(number: int, parts: int) -> Split:
+    """Which split owns a number: one of so many parts goes to each measured split, the others to training."""
+    return {parts // 2: MEASURED[0], parts - 1: MEASURED[1]}.get(number % parts, "train")
 
 
 def split_of_name(index: int) -> Split:
-    """Which split owns a name, from its position in `NAMES`: every start and every end is in both, no pair of them."""
-    return "heldout" if (index // len(ENDS) + index) % 7 == 3 else "train"
+    """Which split owns a name, from its position in `NAMES`: every start and every end is in all, no pair of them."""
+    return split_of(index // len(ENDS) + index, 7)
 
 
 def split_of_number(number: int) -> Split:
-    """Numbers of two or more digits are owned by one split; one-digit numbers are common to both."""
-    return "heldout" if number % 6 == 3 else "train"
+    """Numbers of two or more digits are owned by one split; one-digit numbers are common to all."""
+    return split_of(number, 6)
 
 
 def split_of_thing(adjective: int, noun: int) -> Split:
     """Which split owns an adjective and noun together."""
-    return "heldout" if (adjective + noun) % 6 == 0 else "train"
+    return split_of(adjective + noun, 7)
 
 
 class Draw:
@@ -103,7 +111,7 @@ class Draw:
 
     def owns(self, split: Split) -> bool:
         """Whether values of this split may be drawn: pretraining draws what training draws."""
-        return split == ("heldout" if self.split == "heldout" else "train")
+        return split == (self.split if self.split in MEASURED else "train")
 
     def name(self) -> str:
         """An invented proper name."""
@@ -130,9 +138,17 @@ class Draw:
             if self.owns(split_of_thing(adjective, noun)):
                 return f"{ADJECTIVES[adjective]} {NOUNS[noun]}"
 
+    def code(self) -> str:
+        """A code of a letter and a number, such as "K47"."""
+        return f"{self.one(LETTERS)}{self.value()}"
+
     def item(self) -> str:
         """Something for a list: a name or a thing."""
         return self.one((self.name, self.thing))()
+
+    def anything(self) -> str:
+        """Something that can be copied: a name, a thing, a place, a number or a code."""
+        return str(self.one((self.name, self.thing, self.place, self.value, self.code))())
 
 
 def upper_first(text: str) -> str:
@@ -148,7 +164,7 @@ class Place:
     facts: tuple[tuple[str, str], ...]
 
 
-def places(count: int = 30) -> list[Place]:
+def places(count: int = 12) -> list[Place]:
     """The fixed places with their facts; the same list on every call."""
     draw = Draw("places", "pretrain")
     out = []
@@ -169,19 +185,19 @@ ANIMALS = ("fox", "seal", "hare", "goat", "duck", "horse", "bear", "wolf", "cran
 FACT_KINDS = ("river", "mayor", "fruit", "animal", "month")
 
 
-def asked_in_training(place: int, fact: int) -> bool:
-    """Whether the training chats may ask for a fact of a place; the other facts are asked in held-out rows only."""
-    return (place + fact) % 4 != 0
+def split_of_fact(place: int, fact: int) -> Split:
+    """Which split may ask for a fact of a place in a chat; pretraining tells them all."""
+    return split_of(place + fact, 7)
 
 
 def sums() -> list[tuple[str, str]]:
     """The sums and differences of the small numbers, as ("3 + 4", "7")."""
-    numbers = range(1, 11)
+    numbers = range(1, 10)
     plus = [(f"{a} + {b}", str(a + b)) for a in numbers for b in numbers]
-    minus = [(f"{a} - {b}", str(a - b)) for a in range(2, 13) for b in range(1, a)]
+    minus = [(f"{a} - {b}", str(a - b)) for a in range(2, 10) for b in range(1, a)]
     return plus + minus
 
 
-def sum_split(index: int) -> Split:
+def split_of_sum(index: int) -> Split:
     """Which split may ask for a sum in a chat; pretraining states them all."""
-    return "heldout" if index % 6 == 3 else "train"
+    return split_of(index, 8)

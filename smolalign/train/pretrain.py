@@ -17,6 +17,7 @@ from smolalign.rows import Row
 from smolalign.train.attention import attending_per_document
 from smolalign.train.dataset import tokenize_documents
 from smolalign.train.initialize import begin_with_induction_head
+from smolalign.train.lm_head import score_only_trained_tokens
 from smolalign.train.session import Watch, train, trainer_arguments
 from smolalign.train.sft import unpadded
 from smolalign.train.tokenizer import tokenizer_texts, train_tokenizer
@@ -41,6 +42,7 @@ def run(step: PretrainStep, folder: Path, report: Reporter) -> Outcome:
         processing_class=tokenizer,
         callbacks=[Watch("pretrain", folder / "metrics.jsonl", report)],
     )
+    score_only_trained_tokens(model)
     with attending_per_document(model):
         metrics = train(trainer, folder, report)
     save_model(model, tokenizer, folder / "model")
