@@ -59,6 +59,7 @@ def test_a_recipe_has_its_kinds_defaults_and_the_folder_its_paths_start_from(sft
         ("trainer.learning_rate=5.E+2", lambda s: s.trainer["learning_rate"], 500.0),
         ("trainer.lr_scheduler_kwargs.min_lr=1e-5", lambda s: s.trainer["lr_scheduler_kwargs"], {"min_lr": 1e-5}),
         ("trainer.gradient_checkpointing=true", lambda s: s.trainer["gradient_checkpointing"], True),
+        ("trainer.save_strategy=no", lambda s: s.trainer["save_strategy"], "no"),
         ("trainer.run_name=e5", lambda s: s.trainer["run_name"], "e5"),
         # A commit that looks like a number in scientific notation is still a commit.
         ("data.0.revision=12345e67", lambda s: s.data[0].revision, "12345e67"),

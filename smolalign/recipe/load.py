@@ -211,22 +211,25 @@ def _validated(tree: dict[str, Any], lines: dict[Path_, int], file: Path) -> Ste
         what = "no kind" if kind is None else f"unknown kind {kind!r}"
         raise UserError(what, where=f"{file}:{lines.get(('kind',), 1)}", mend=mend)
     try:
-        return KINDS[kind].model_validate(_numbers_in(tree))
+        return KINDS[kind].model_validate(_as_meant(tree))
     except ValidationError as error:
         problems = [_explain(KINDS[kind], tree, detail, lines, file) for detail in error.errors()]
         raise UserErrors(problems) from None
 
 
-def _numbers_in(tree: Any) -> Any:
-    """The tree with `1e-3` under `trainer` a number: YAML 1.1 reads it as text, and no schema knows better there."""
+def _as_meant(tree: Any) -> Any:
+    """The tree with what YAML 1.1 misreads under `trainer`, where no schema knows better: `1e-3` as text, and the `no`
+    of TRL's strategies as false."""
     if isinstance(tree, dict) and "trainer" in tree:
-        return {**tree, "trainer": _as_numbers(tree["trainer"])}
+        return {**tree, "trainer": _trainer_as_meant(tree["trainer"])}
     return tree
 
 
-def _as_numbers(value: Any) -> Any:
+def _trainer_as_meant(value: Any, key: str = "") -> Any:
     if isinstance(value, dict):
-        return {key: _as_numbers(item) for key, item in value.items()}
+        return {key: _trainer_as_meant(item, str(key)) for key, item in value.items()}
+    if value is False and key.endswith("_strategy"):
+        return "no"
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
