@@ -23,7 +23,6 @@ from smolalign.report import Reporter
 from smolalign.store import (
     DATA_VERSION,
     digest_json,
-    digest_output,
     digest_path,
     finish,
     is_done,
@@ -146,7 +145,6 @@ def run_step(name: str, recipe: Recipe, run_folder: Path, report: Reporter, *, f
             "name": name,
             "kind": recipe.kind,
             "fingerprint": resolved.fingerprint,
-            "output": digest_output(folder),
             "inputs": resolved.inputs,
             "seed": resolved.step.seed,
             "resumed": resumed,

@@ -46,10 +46,9 @@ def digest_path(path: Path) -> str:
     return digest_files(path, [file for file in path.rglob("*") if file.is_file()])
 
 
-def digest_output(folder: Path) -> str:
-    """SHA-256 of what later steps read of a step: its model and its rows."""
-    files = [file for part in ("model", "data") for file in (folder / part).rglob("*") if file.is_file()]
-    return digest_files(folder, files)
+def output_files(folder: Path) -> list[Path]:
+    """What later steps read of a step: the files of its model and its rows."""
+    return [file for part in ("model", "data") for file in sorted((folder / part).rglob("*")) if file.is_file()]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -84,9 +83,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def is_done(folder: Path, fingerprint: str) -> bool:
-    """Whether the folder holds this very step, finished."""
+    """Whether the folder holds this very step, finished, with every file that it wrote for later steps."""
     manifest = read_manifest(folder)
-    return manifest is not None and manifest.get("fingerprint") == fingerprint
+    if manifest is None or manifest.get("fingerprint") != fingerprint:
+        return False
+    files = manifest.get("output_files")
+    return files is not None and all((folder / file).is_file() for file in files)
 
 
 @contextmanager
@@ -127,8 +129,13 @@ def step_folder(folder: Path, fingerprint: str, *, fresh: bool) -> Iterator[bool
 
 
 def finish(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest, which makes the step done, and remove what only an unfinished step needs."""
-    write_json(folder / MANIFEST, manifest)
+    """Write the manifest, which makes the step done, and remove what only an unfinished step needs.
+
+    The manifest is also told the names of the step's output files, and under `output` the digest of them all.
+    """
+    files = output_files(folder)
+    named = [file.relative_to(folder).as_posix() for file in files]
+    write_json(folder / MANIFEST, {**manifest, "output": digest_files(folder, files), "output_files": named})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     (folder / STARTED).unlink(missing_ok=True)
 

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from smolalign import store
 from smolalign.errors import UserError
 from smolalign.store import (
+    digest_files,
     digest_json,
-    digest_output,
     digest_path,
     finish,
     is_done,
+    output_files,
     read_json,
     read_manifest,
     step_folder,
@@ -72,12 +73,12 @@ def test_the_digest_of_an_output_covers_model_and_rows_only(tmp_path: Path) -> N
     for part in ("model", "data", "checkpoints"):
         (tmp_path / part).mkdir()
         (tmp_path / part / "x").write_text(part)
-    before = digest_output(tmp_path)
+    before = digest_files(tmp_path, output_files(tmp_path))
     (tmp_path / "metrics.jsonl").write_text("{}")
     (tmp_path / "checkpoints" / "x").write_text("other")
-    assert digest_output(tmp_path) == before
+    assert digest_files(tmp_path, output_files(tmp_path)) == before
     (tmp_path / "data" / "x").write_text("other")
-    assert digest_output(tmp_path) != before
+    assert digest_files(tmp_path, output_files(tmp_path)) != before
 
 
 # --- whole or not there ----------------------------------------------------------------------------------------------
@@ -179,6 +180,17 @@ def test_a_step_is_done_once_its_manifest_is_there_and_not_before(tmp_path: Path
     assert is_done(folder, "a")
     assert not is_done(folder, "b")
     assert names(folder) == {"step.json", ".lock"}
+
+
+def test_a_step_whose_output_was_removed_is_not_done(tmp_path: Path) -> None:
+    folder = tmp_path / "sft"
+    begin(folder, "a")
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    finish(folder, {"fingerprint": "a"})
+    assert is_done(folder, "a")
+    (folder / "model" / "config.json").unlink()
+    assert not is_done(folder, "a")
 
 
 def test_a_new_step_in_the_folder_of_a_finished_one_undoes_it_first(tmp_path: Path) -> None:
