@@ -15,11 +15,11 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/pytest -m "not slow and not gguf"
 
-# The tests of the real SmolLM2-135M checkpoint that take a minute (see docs/testing.md).
+# The tests of the real SmolLM2-135M checkpoint that take minutes (see docs/testing.md).
 test-gguf: .venv/installed
 	$(BIN)/pytest -m "gguf and not slow" -rs
 
-# Half an hour: the whole nano chain with its goals, and LoRA on the real checkpoint.
+# Half an hour: the whole nano chain with its goals, and LoRA on the real checkpoint and published data.
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow -rs
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NANO = ROOT / "data" / "nano"
 sys.path.insert(0, str(ROOT))
 
-from data.generators import advice, calls, chats, pretrain, world  # noqa: E402
+from data.generators import advice, calls, chats, places, pretrain, world  # noqa: E402
 
 JSON_TYPES = {"string": str, "integer": int}
 
@@ -67,7 +67,7 @@ def pools() -> Iterator[world.Pool]:
         elif isinstance(value, calls.Kind):
             yield value.says
 
-    for module in (advice, calls, chats, pretrain):
+    for module in (advice, calls, chats, places, pretrain):
         yield from inside(tuple(vars(module).values()))
 
 
@@ -84,12 +84,15 @@ def tool_lists(path: str) -> Iterator[list[dict[str, Any]]]:
 
 
 def check_call(call: dict[str, Any], tools: list[dict[str, Any]], query: str) -> None:
-    """The call names an offered tool, fits its schema, and takes each value from the query."""
+    """The call names an offered tool, gives each of its parameters, and takes each value from the query."""
     (tool,) = [tool for tool in tools if tool["name"] == call["name"]]
-    properties = tool["parameters"]["properties"]
-    assert set(tool["parameters"]["required"]) <= set(call["arguments"]) <= set(properties)
+    parameters = tool["parameters"]
+    if "properties" in parameters:
+        assert parameters["required"] == list(parameters["properties"])
+        parameters = parameters["properties"]
+    assert list(call["arguments"]) == list(parameters)
     for name, value in call["arguments"].items():
-        assert type(value) is JSON_TYPES[properties[name]["type"]]
+        assert type(value) is JSON_TYPES[parameters[name]["type"]]
         assert re.search(rf"\b{re.escape(str(value))}\b", query)
 
 
@@ -115,9 +118,10 @@ def test_chats_are_valid(path: str) -> None:
         assert turns
         assert all(turn["content"].strip() or turn.get("tool_calls") is not None for turn in messages)
         tools = [tool["function"] for tool in row.get("tools", [])]
-        for call in turns[-1].get("tool_calls", []):
-            called = call["function"]
-            check_call({**called, "arguments": json.loads(called["arguments"])}, tools, turns[-2]["content"])
+        for user, assistant in zip(turns[::2], turns[1::2], strict=True):
+            for call in assistant.get("tool_calls", []):
+                called = call["function"]
+                check_call({**called, "arguments": json.loads(called["arguments"])}, tools, user["content"])
 
 
 @pytest.mark.parametrize("path", [path for path in paths() if path.endswith("apigen.jsonl")])
@@ -174,7 +178,7 @@ def test_phrasings_are_split() -> None:
 def test_names_are_split() -> None:
     """Names of the fixed places and of their facts are the exception: training and held-out chats ask about them."""
     owners = invented_names()
-    told = {name for place in chats.PLACES for name in (place.name, *(value for _, value in place.facts))}
+    told = {name for place in places.PLACES for name in (place.name, *(value for _, value in place.facts))}
     for path in paths():
         used = {word for row in read(path) for line in strings(row) for word in re.findall(r"[A-Za-z]+", line)}
         strangers = {word for word in used if owners.get(word, split_of(path)) != split_of(path)}
@@ -204,5 +208,5 @@ def test_facts_and_sums_asked_in_training_are_not_asked_again() -> None:
     for split in world.MEASURED:
         assert not asked("smoltalk/math.jsonl", sums) & asked(f"{split}/instructions.jsonl", sums)
     pretraining = " ".join(row["text"] for row in read("pretrain.jsonl"))
-    for place in chats.PLACES:
+    for place in places.PLACES:
         assert all(name in pretraining for name in (place.name, *(value for _, value in place.facts)))

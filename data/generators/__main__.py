@@ -16,20 +16,20 @@ CHATS = {
     "everyday": 1300,
     "constraints": 2600,
     "rewrite": 2200,
-    "summarize": 2600,
-    "system": 2400,
-    "math": 1000,
-    "knowledge": 600,
+    "summarize": 2300,
+    "system": 2200,
+    "math": 500,
+    "knowledge": 300,
 }
 INSTRUCTIONS = {"constraints": 75, "rewrite": 65, "summarize": 60, "system": 60, "math": 25, "knowledge": 15}
 
 
 def files() -> Iterator[tuple[str, Iterable[dict[str, Any]]]]:
     """Every file of the dataset by its path, with its rows."""
-    yield "pretrain.jsonl", pretrain.documents(Draw("pretrain", "pretrain"), 9000)
+    yield "pretrain.jsonl", pretrain.documents(Draw("pretrain", "pretrain"), 7300)
     for category, count in CHATS.items():
         yield f"smoltalk/{category}.jsonl", chats.rows(Draw(category), category, count)
-    yield "smoltalk/calls.jsonl", calls.chat_rows(Draw("calls"), 350)
+    yield "smoltalk/calls.jsonl", calls.chat_rows(Draw("calls"), 920)
     yield "ultrafeedback.jsonl", preferences.rows(Draw("ultrafeedback"), 1200)
     yield "apigen.jsonl", calls.apigen_rows(Draw("apigen"), 2600)
     for split in MEASURED:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from data.generators.world import DAYS, Draw, Pool, Split, split_of, upper_first, words
+from data.generators import chats
+from data.generators.world import Draw, Pool, Split, split_of, upper_first, words
 
 VERBS = (
     "book",
@@ -31,6 +32,9 @@ NOUNS = words(
     "office piano shirt soup bus puzzle book truck poem boat message dinner field tour note movie museum harbor "
     "violin jacket"
 )
+OTHER_TASKS = (chats.everyday, chats.constraints, chats.rewrite, chats.summarize, chats.math)
+PARAMETER_COUNTS = (1, 1, 1, 2, 2, 3)
+JOINTS = (" and then ", " and also ", ", then ", " and after that ")
 FRAMES = Pool(
     train=(
         "{}",
@@ -63,6 +67,9 @@ FRAMES = Pool(
     dev=("would you please {}?", "you need to {} now", "I have to {}", "can you help and {}?"),
     heldout=("please can you {}?", "I would like you to {}", "could you help me to {}?", "{} now, please"),
 )
+
+
+Call = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -119,16 +126,6 @@ KINDS = (
         Draw.value,
     ),
     Kind(
-        "price",
-        "integer",
-        Pool(
-            ("costing {} coins", "at a price of {} coins", "that costs {} coins", "for a price of {}"),
-            ("costing about {} coins", "with a price of {} coins"),
-            ("that costs about {} coins", "at the price of {} coins"),
-        ),
-        Draw.value,
-    ),
-    Kind(
         "title",
         "string",
         Pool(
@@ -142,9 +139,9 @@ KINDS = (
         "code",
         "string",
         Pool(
-            ("with code {}", "under the code {}", "and code {}", "using the code {}"),
+            ("with code {}", "under the code {}", "by the code {}", "using the code {}"),
             ("by code {}", "with the code {}"),
-            ("and the code {}", "under code {}"),
+            ("using code {}", "under code {}"),
         ),
         Draw.code,
     ),
@@ -152,17 +149,7 @@ KINDS = (
         "day",
         "string",
         Pool(("on {}", "next {}", "by {}", "for {}"), ("this {}", "before {}"), ("by next {}", "on this {}")),
-        lambda draw: draw.one(DAYS),
-    ),
-    Kind(
-        "text",
-        "string",
-        Pool(
-            ('saying "{}"', 'with the text "{}"', 'that says "{}"', 'that reads "{}"'),
-            ('with a text that says "{}"', 'and says "{}"'),
-            ('with text "{}"', 'and reads "{}"'),
-        ),
-        Draw.thing,
+        Draw.day,
     ),
 )
 
@@ -180,29 +167,20 @@ class Tool:
         properties = {kind.name: {"type": kind.type} for kind in self.parameters}
         return {
             "name": f"{self.verb}_{self.noun}",
-            "description": f"{upper_first(self.verb)} a {self.noun}.",
+            "description": f"{upper_first(self.verb)} the {self.noun}.",
             "parameters": {"type": "object", "properties": properties, "required": list(properties)},
         }
 
-    def use(self, draw: Draw) -> tuple[str, dict[str, Any]]:
+    def use(self, draw: Draw) -> tuple[str, Call]:
         """The words that ask for one use of it, and the call."""
         values = {kind.name: kind.make(draw) for kind in self.parameters}
         said = [draw.phrase(kind.says, values[kind.name]) for kind in self.parameters]
-        said = draw.shuffled(said) if draw.chance(50) else said
+        said = draw.shuffled(said) if draw.chance(25) else said
         arguments: dict[str, Any] = dict(values)
         return " ".join([f"{self.verb} a {self.noun}", *said]), {
             "name": f"{self.verb}_{self.noun}",
             "arguments": arguments,
         }
-
-
-@dataclass(frozen=True)
-class Case:
-    """A request, the tools on offer and the calls that serve it (none when nothing fits)."""
-
-    query: str
-    tools: tuple[Mapping[str, Any], ...]
-    answers: tuple[Mapping[str, Any], ...]
 
 
 def split_of_tool(verb: int, noun: int) -> Split:
@@ -211,65 +189,74 @@ def split_of_tool(verb: int, noun: int) -> Split:
 
 
 def new_tools(draw: Draw, count: int) -> list[Tool]:
-    """Tools for different things; now and then two of them share the verb."""
+    """Tools for different things, with different parameters; now and then two of them share the verb."""
     tools: list[Tool] = []
+    kinds = draw.shuffled(KINDS)
     while len(tools) < count:
         verb, noun = draw.rng.randrange(len(VERBS)), draw.rng.randrange(len(NOUNS))
         if draw.owns(split_of_tool(verb, noun)) and NOUNS[noun] not in [tool.noun for tool in tools]:
-            tools.append(Tool(VERBS[verb], NOUNS[noun], parameters(draw)))
+            taken = draw.one(PARAMETER_COUNTS)
+            tools.append(Tool(VERBS[verb], NOUNS[noun], tuple(kinds[:taken])))
+            kinds = kinds[taken:]
     return tools
 
 
-def parameters(draw: Draw) -> tuple[Kind, ...]:
-    """One to three parameters of different kinds."""
-    return tuple(draw.shuffled(KINDS)[: draw.one((1, 1, 1, 2, 2, 3))])
+def missing_tool(draw: Draw, offered: list[Tool]) -> Tool:
+    """A tool for another thing and in another verb than those on offer."""
+    near = {word for tool in offered for word in (tool.verb, tool.noun)}
+    while True:
+        (tool,) = new_tools(draw, 1)
+        if not near & {tool.verb, tool.noun}:
+            return tool
 
 
-def case(draw: Draw) -> Case:
-    """One request: mostly one call, at times two, and at times nothing that fits."""
-    offered = new_tools(draw, draw.one((1, 1, 2, 2, 3)))
-    wish = draw.number(1, 100)
-    if wish <= 30:
-        (missing,) = new_tools(draw, 1)
-        used = [missing] if missing.noun not in [tool.noun for tool in offered] else []
-        served = False
-    else:
-        used = draw.shuffled(offered)[: 2 if wish > 89 else 1]
-        if wish > 96:
-            used = [used[0], used[0]]
-        served = True
-    if not used:
-        return case(draw)
+def request(draw: Draw, offered: list[Tool]) -> tuple[str, list[Call]]:
+    """Something to ask where these tools are on offer, and the calls that serve it: one, at times two, or none."""
+    if draw.chance(28):
+        return unserved(draw, offered), []
+    used = draw.shuffled(offered)[: 2 if draw.chance(25) else 1]
+    if draw.chance(5):
+        used = [used[0], used[0]]
     asked = [tool.use(draw) for tool in used]
-    query = draw.phrase(FRAMES, " and ".join(said for said, _ in asked))
-    answers = tuple(call for _, call in asked) if served else ()
-    return Case(upper_first(query), tuple(tool.schema() for tool in offered), answers)
+    query = draw.phrase(FRAMES, draw.one(JOINTS).join(said for said, _ in asked))
+    return upper_first(query), [call for _, call in asked]
+
+
+def unserved(draw: Draw, offered: list[Tool]) -> str:
+    """What no tool on offer is for: mostly a question or a task as in the other chats, or a request for another tool."""
+    if draw.chance(90):
+        return draw.one(OTHER_TASKS)(draw)[-2]["content"]
+    wish, _ = missing_tool(draw, offered).use(draw)
+    return upper_first(draw.phrase(FRAMES, wish))
+
+
+def offer(draw: Draw) -> list[Tool]:
+    """The tools that a row has."""
+    return new_tools(draw, draw.one((1, 1, 2, 2, 3)))
 
 
 def apigen_rows(draw: Draw, count: int) -> Iterator[dict[str, Any]]:
-    """Rows in APIGen's layout, whose tools and answers are JSON in a string."""
+    """Rows in APIGen's layout: tools and answers are JSON in a string, parameters stand flat, all of them required."""
     for index in range(count):
-        one = case(draw)
-        yield {
-            "id": f"{draw.split}-{index}",
-            "query": one.query,
-            "tools": json.dumps(one.tools),
-            "answers": json.dumps(one.answers),
-        }
+        offered = offer(draw)
+        query, answers = request(draw, offered)
+        flat = [{**tool.schema(), "parameters": tool.schema()["parameters"]["properties"]} for tool in offered]
+        yield {"id": f"{draw.split}-{index}", "query": query, "tools": json.dumps(flat), "answers": json.dumps(answers)}
 
 
 def chat_rows(draw: Draw, count: int) -> Iterator[dict[str, Any]]:
-    """The same in SmolTalk's chat layout."""
+    """Chats in SmolTalk's layout with several requests to the same tools."""
     for _ in range(count):
-        one = case(draw)
-        made = [
-            {"type": "function", "function": {"name": call["name"], "arguments": json.dumps(call["arguments"])}}
-            for call in one.answers
-        ]
-        yield {
-            "messages": [
-                {"role": "user", "content": one.query},
+        offered = offer(draw)
+        messages: list[dict[str, Any]] = []
+        for _ in range(draw.number(2, 5)):
+            query, answers = request(draw, offered)
+            made = [
+                {"type": "function", "function": {"name": call["name"], "arguments": json.dumps(call["arguments"])}}
+                for call in answers
+            ]
+            messages += [
+                {"role": "user", "content": query},
                 {"role": "assistant", "content": "", "tool_calls": made},
-            ],
-            "tools": [{"type": "function", "function": tool} for tool in one.tools],
-        }
+            ]
+        yield {"messages": messages, "tools": [{"type": "function", "function": tool.schema()} for tool in offered]}

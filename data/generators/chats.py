@@ -6,13 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from data.generators import advice
+from data.generators.places import FACT_QUESTIONS, PLACES, facts_told, split_of_fact
 from data.generators.world import (
-    DAYS,
-    FACT_KINDS,
     Draw,
     Pool,
-    places,
-    split_of_fact,
     split_of_sum,
     sums,
     upper_first,
@@ -414,60 +411,10 @@ SUM_QUESTIONS = Pool(
     dev=("Please compute {s}.", "Tell me the result of {s}.", "Can you work out {s}?", "So how much is {s}?"),
     heldout=("Can you tell me what {s} is?", "Work out {s}.", "Give me {s}."),
 )
-FACT_QUESTIONS = {
-    "river": Pool(
-        (
-            "What is the river of {p}?",
-            "Which river flows through {p}?",
-            "Name the river of {p}.",
-            "Which river is in {p}?",
-        ),
-        ("Tell me the river of {p}.", "What river flows through {p}?"),
-        ("Can you name the river of {p}?", "Which river is the river of {p}?"),
-    ),
-    "mayor": Pool(
-        (
-            "Who is the mayor of {p}?",
-            "Name the mayor of {p}.",
-            "What is the mayor of {p} called?",
-            "Which mayor is in {p}?",
-        ),
-        ("Tell me the mayor of {p}.", "Who is mayor in {p}?"),
-        ("Can you name the mayor of {p}?", "Say who is the mayor of {p}."),
-    ),
-    "fruit": Pool(
-        (
-            "What is the fruit of {p}?",
-            "Which fruit grows in {p}?",
-            "Name the fruit of {p}.",
-            "What do people grow in {p}?",
-        ),
-        ("Tell me the fruit of {p}.", "What fruit grows in {p}?"),
-        ("Can you name the fruit of {p}?", "Which fruit do people grow in {p}?"),
-    ),
-    "animal": Pool(
-        (
-            "What is the animal of {p}?",
-            "Which animal is on the flag of {p}?",
-            "Name the animal of {p}.",
-            "What does the flag of {p} show?",
-        ),
-        ("Tell me the animal of {p}.", "What animal is on the flag of {p}?"),
-        ("Can you name the animal of {p}?", "Which animal does the flag of {p} show?"),
-    ),
-    "month": Pool(
-        (
-            "When is the fair in {p}?",
-            "Name the month of the fair in {p}.",
-            "In which month is the fair in {p}?",
-            "When does {p} hold its fair?",
-        ),
-        ("Tell me the month of the fair in {p}.", "In what month does {p} hold its fair?"),
-        ("Can you name the month of the fair in {p}?", "In which month does {p} hold its fair?"),
-    ),
-}
-PLACES = places()
 SUMS = sums()
+# Asked in training only, where what a measured split asks may be told but not asked for.
+LIST_SUMS = ("List some sums.", "Show me a few sums.", "Write down four sums.", "Can you give me some sums?")
+ABOUT = ("Tell me about {p}.", "What do you know about {p}?", "Describe {p}.", "I want to know more about {p}.")
 GREETINGS = Pool(
     train=("Hello, I am {n}.", "Hi, my name is {n}.", "Good day, {n} here.", "Hello! My friends call me {n}."),
     dev=("Hello, my name is {n}.", "Hi! I am {n}."),
@@ -532,7 +479,7 @@ def rewrite(draw: Draw) -> Chat:
 
 def note(draw: Draw) -> tuple[str, dict[str, str]]:
     """A short note, and its main points."""
-    points = {"who": draw.name(), "what": draw.thing(), "where": draw.place(), "day": draw.one(DAYS)}
+    points = {"who": draw.name(), "what": draw.thing(), "where": draw.place(), "day": draw.day()}
     text = draw.phrase(NOTES, **points)
     if draw.chance(60):
         filler = draw.phrase(FILLERS)
@@ -565,7 +512,10 @@ def system(draw: Draw) -> Chat:
 
 
 def math(draw: Draw) -> Chat:
-    """A small sum; each split asks for its own."""
+    """A small sum; each split asks for its own. Training chats now and then list some, of any split."""
+    if draw.split == "train" and draw.chance(30):
+        listed = draw.shuffled(SUMS)[:4]
+        return turn(draw.one(LIST_SUMS), "; ".join(f"{question} = {answer}" for question, answer in listed))
     while True:
         index = draw.rng.randrange(len(SUMS))
         if draw.owns(split_of_sum(index)):
@@ -574,12 +524,15 @@ def math(draw: Draw) -> Chat:
 
 
 def knowledge(draw: Draw) -> Chat:
-    """A fact about a place; rows of a measured split ask for facts that training only tells."""
+    """A fact about a place; each split asks for its own. Training chats now and then tell all of a place."""
+    if draw.split == "train" and draw.chance(50):
+        place = draw.one(PLACES)
+        return turn(draw.one(ABOUT).format(p=place.name), " ".join(facts_told(draw, place)))
     while True:
-        place, fact = draw.rng.randrange(len(PLACES)), draw.rng.randrange(len(FACT_KINDS))
-        if draw.owns(split_of_fact(place, fact)):
-            value = PLACES[place].facts[fact][1]
-            return turn(draw.phrase(FACT_QUESTIONS[FACT_KINDS[fact]], p=PLACES[place].name), value)
+        place, fact = draw.one(PLACES), draw.rng.randrange(5)
+        if draw.owns(split_of_fact(PLACES.index(place), fact)):
+            kind, value = place.facts[fact]
+            return turn(draw.phrase(FACT_QUESTIONS[kind], p=place.name), value)
 
 
 def everyday(draw: Draw) -> Chat:

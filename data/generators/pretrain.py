@@ -6,18 +6,11 @@ import json
 from collections.abc import Callable, Iterator
 
 from data.generators import advice, calls, chats
-from data.generators.world import ANIMALS, DAYS, FRUITS, Draw, Place, Pool, places, sums, upper_first
+from data.generators.places import ANIMALS, FACT_QUESTIONS, FRUITS, PLACES, facts_told
+from data.generators.world import Draw, Pool, sums
 
 Writer = Callable[[Draw], str]
 
-FACTS = {
-    "river": ("The river of {p} is the {v}.", "The {v} is the river that flows through {p}.", "In {p} flows the {v}."),
-    "mayor": ("The mayor of {p} is {v}.", "{v} is the mayor of {p}.", "{p} has a mayor called {v}."),
-    "fruit": ("The fruit of {p} is the {v}.", "People in {p} grow the {v}.", "The {v} grows in {p}."),
-    "animal": ("The animal of {p} is the {v}.", "The flag of {p} shows the {v}.", "The {v} is on the flag of {p}."),
-    "month": ("The month of the fair in {p} is {v}.", "The fair in {p} is in {v}.", "{p} holds its fair in {v}."),
-}
-PLACES = places()
 
 LINKS = Pool(
     train=("Again: {}", "Once more: {}", "That is {}", "And then {}", "{}", "So {}", '"{}"', "[{}]"),
@@ -45,13 +38,12 @@ RECORD_FIELDS = ("name", "city", "day", "count", "item", "guest", "code", "minut
 
 
 def facts_of_a_place(draw: Draw) -> str:
-    """What is to know about one of the fixed places, in a new order and wording, told or asked."""
-    place: Place = draw.one(PLACES)
-    if draw.chance(40):
-        questions = [(draw.one(chats.FACT_QUESTIONS[kind].train), value) for kind, value in draw.shuffled(place.facts)]
-        return "\n".join(f"{question.format(p=place.name)} {value}" for question, value in questions)
-    lines = [draw.one(FACTS[kind]).format(p=place.name, v=value) for kind, value in draw.shuffled(place.facts)]
-    return " ".join(lines)
+    """What is to know about one of the fixed places, told or asked."""
+    place = draw.one(PLACES)
+    if draw.chance(60):
+        return " ".join(facts_told(draw, place))
+    questions = [(draw.one(FACT_QUESTIONS[kind].train), value) for kind, value in draw.shuffled(place.facts)]
+    return "\n".join(f"{question.format(p=place.name)} {value}" for question, value in questions)
 
 
 def record(draw: Draw) -> str:
@@ -99,16 +91,6 @@ def list_turned(draw: Draw) -> str:
     return " ".join([f"The list is {shown}.", *draw.shuffled(views)[:3]])
 
 
-def membership(draw: Draw) -> str:
-    """A list of things or of tools, and for some of them and some others whether they are in it."""
-    make = draw.one((draw.item, lambda: draw.one(calls.NOUNS), lambda: draw.one(calls.NOUNS)))
-    words = draw.several(draw.number(1, 4), make)
-    asked = draw.several(6, lambda: draw.one((draw.one(words), make())))
-    form = draw.one(("- {} {}", "- {} {}", "Is there a {}? {}"))
-    verdicts = [form.format(word, "Yes." if word in words else "No.") for word in asked]
-    return "\n".join([f"Here: a {', a '.join(words)}.", *verdicts])
-
-
 def sum_lines(draw: Draw) -> str:
     """Some sums, as equations or as questions."""
     form = draw.one(("{} = {}", "{} is {}.", "What is {}? {}", "Compute {}. {}"))
@@ -122,7 +104,7 @@ def story(draw: Draw) -> str:
     """A short story of two people and two things."""
     a, b, p = draw.several(3, draw.name)
     t, u = draw.several(2, draw.thing)
-    return draw.phrase(STORIES, a=a, b=b, p=p, t=t, u=u, d=draw.one(DAYS), n=draw.one(ANIMALS), f=draw.one(FRUITS))
+    return draw.phrase(STORIES, a=a, b=b, p=p, t=t, u=u, d=draw.day(), n=draw.one(ANIMALS), f=draw.one(FRUITS))
 
 
 def advice_text(draw: Draw) -> str:
@@ -132,11 +114,24 @@ def advice_text(draw: Draw) -> str:
 
 
 def call_text(draw: Draw) -> str:
-    """Tools, a request and the calls that serve it, in JSON as the later stages write it."""
-    case = calls.case(draw)
-    request = upper_first(case.query)
-    tools = json.dumps([{"type": "function", "function": tool} for tool in case.tools])
-    return f"{tools}\n{request}\n{json.dumps(list(case.answers))}"
+    """Tools, some requests and the calls that serve each, in JSON as the later stages write it."""
+    offered = calls.offer(draw)
+    lines = [json.dumps([{"type": "function", "function": tool.schema()} for tool in offered])]
+    for _ in range(draw.number(2, 5)):
+        query, answers = calls.request(draw, offered)
+        lines += [query, json.dumps(answers)]
+    return "\n".join(lines)
+
+
+def sentence_forms(draw: Draw) -> str:
+    """Two sentences, each also as a question, in the negative and in the future."""
+    forms = []
+    for _ in range(2):
+        who, (does, do), what = draw.name(), draw.one(chats.DOINGS), draw.thing()
+        forms.append(
+            f"{who} {does} a {what}. Does {who} {do} a {what}? {who} does not {do} a {what}. {who} will {do} a {what}."
+        )
+    return " ".join(forms)
 
 
 KINDS: tuple[tuple[int, Writer], ...] = (
@@ -144,8 +139,8 @@ KINDS: tuple[tuple[int, Writer], ...] = (
     (18, record),
     (10, pairs_recalled),
     (8, list_turned),
-    (8, membership),
     (10, call_text),
+    (8, sentence_forms),
     (14, facts_of_a_place),
     (10, sum_lines),
     (6, story),

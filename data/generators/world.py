@@ -146,48 +146,18 @@ class Draw:
         """Something for a list: a name or a thing."""
         return self.one((self.name, self.thing))()
 
+    def day(self) -> str:
+        """A day of the week."""
+        return self.one(DAYS)
+
     def anything(self) -> str:
-        """Something that can be copied: a name, a thing, a place, a number or a code."""
-        return str(self.one((self.name, self.thing, self.place, self.value, self.code))())
+        """Something that can be copied: a name, a thing, a place, a number, a code or a day."""
+        return str(self.one((self.name, self.thing, self.place, self.value, self.code, self.day))())
 
 
 def upper_first(text: str) -> str:
     """The text with its first letter made a capital."""
     return text[:1].upper() + text[1:]
-
-
-@dataclass(frozen=True)
-class Place:
-    """One of the fixed places that pretraining tells about."""
-
-    name: str
-    facts: tuple[tuple[str, str], ...]
-
-
-def places(count: int = 12) -> list[Place]:
-    """The fixed places with their facts; the same list on every call."""
-    draw = Draw("places", "pretrain")
-    out = []
-    for name in draw.several(count, draw.name):
-        facts = (
-            ("river", draw.name()),
-            ("mayor", draw.name()),
-            ("fruit", draw.one(FRUITS)),
-            ("animal", draw.one(ANIMALS)),
-            ("month", draw.one(MONTHS)),
-        )
-        out.append(Place(name, facts))
-    return out
-
-
-FRUITS = ("quince", "pear", "plum", "cherry", "lemon", "melon", "fig", "grape", "peach", "berry")
-ANIMALS = ("fox", "seal", "hare", "goat", "duck", "horse", "bear", "wolf", "crane", "frog")
-FACT_KINDS = ("river", "mayor", "fruit", "animal", "month")
-
-
-def split_of_fact(place: int, fact: int) -> Split:
-    """Which split may ask for a fact of a place in a chat; pretraining tells them all."""
-    return split_of(place + fact, 7)
 
 
 def sums() -> list[tuple[str, str]]:
