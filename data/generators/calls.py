@@ -223,7 +223,7 @@ def request(draw: Draw, offered: list[Tool]) -> tuple[str, list[Call]]:
 
 
 def unserved(draw: Draw, offered: list[Tool]) -> str:
-    """What no tool on offer is for: mostly a question or a task as in the other chats, or a request for another tool."""
+    """What no tool on offer is for: mostly a question or a task as in other chats, or a request for another tool."""
     if draw.chance(90):
         return draw.one(OTHER_TASKS)(draw)[-2]["content"]
     wish, _ = missing_tool(draw, offered).use(draw)
