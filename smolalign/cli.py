@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from smolalign import __version__
 from smolalign.environment import prepare
 from smolalign.errors import UserError
 
@@ -33,8 +34,19 @@ Model = Annotated[str | None, typer.Option("--model", help="Without a recipe: th
 Data = Annotated[list[str] | None, typer.Option("--data", help="Without a recipe: a file of rows; may be repeated.")]
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"smolalign {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Options before the command."""
     if debug:
         os.environ["SMOLALIGN_DEBUG"] = "1"

@@ -19,7 +19,7 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "pyarrow", "accelerate", "numpy", "huggingface_hub"}
-# The bound is 0.5 s on an idle machine; the hard limit leaves room for a busy one.
+# On an idle machine it takes half of that; the limit leaves room for a busy one.
 HELP_SECONDS = 1.0
 
 
@@ -137,6 +137,11 @@ def test_a_chain_that_checks_its_files_wrong_is_refused_before_anything_heavy_is
     code = f"import sys; from smolalign.cli import main; sys.argv = ['smolalign', 'check', {recipe!r}]\n"
     code += "try: main()\nexcept SystemExit as end: assert end.code == 2"
     assert not loaded_by(code) & HEAVY
+
+
+def test_the_version_is_said() -> None:
+    ended = subprocess.run([sys.executable, "-m", "smolalign.cli", "--version"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, f"smolalign {smolalign.__version__}\n")
 
 
 def test_help_answers_at_once() -> None:
