@@ -187,5 +187,10 @@ def _not_loadable(reference: str, error: Exception) -> UserError:
         return UserError(
             f"cannot load the model {reference} from the Hub: {why}", mend="check the id, or name a local checkpoint"
         )
+    folder = Path(reference)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        inside = folder / "model"
+        mend = f"did you mean {inside}?" if inside.is_dir() else "name a step's model/ folder"
+        return UserError(f"cannot load the model {reference}: it has no config.json", mend=mend)
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return UserError(f"cannot load the model {reference}: {first[:300]}", mend="name a whole checkpoint")

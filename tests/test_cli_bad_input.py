@@ -147,6 +147,13 @@ def test_model_without_data_is_refused(cli: Cli, tiny_model: Path) -> None:
     refused(cli("sft", recipe(tiny_model), "--model", tiny_model), "a recipe and --model or --data together")
 
 
+def test_chat_with_a_step_folder_names_the_model_inside(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> None:
+    run = tmp_path_factory.mktemp("run")
+    (run / "sft" / "model").mkdir(parents=True)
+    refused(cli("chat", run / "sft"), f"sft: it has no config.json → did you mean {run}/sft/model?")
+    refused(cli("chat", run), "it has no config.json → name a step's model/ folder")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
