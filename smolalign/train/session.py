@@ -34,6 +34,7 @@ RESERVED = {
     "resume_from_checkpoint": "a step resumes by itself",
     "chat_template_path": "use the recipe's template",
     "assistant_only_loss": "the loss always falls on assistant turns only",
+    "save_only_model": "a step that is cut off resumes from whole checkpoints",
     "push_to_hub": "models are saved locally",
 }
 
