@@ -130,11 +130,23 @@ def test_function_calls_are_valid(path: str) -> None:
     for row in rows:
         tools = json.loads(row["tools"])
         assert len({tool["name"] for tool in tools}) == len(tools) >= 1
+        offered = [name for tool in tools for name in tool["parameters"]]
+        assert len(set(offered)) == len(offered)
         for call in json.loads(row["answers"]):
             check_call(call, tools, row["query"])
     refusals = sum(row["answers"] == "[]" for row in rows) / len(rows)
     assert 0.13 < refusals < 0.35
     assert len({row["id"] for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("path", [path for path in paths() if path.endswith("apigen.jsonl")])
+def test_what_is_refused_asks_for_no_tool_on_offer_and_at_times_for_another(path: str) -> None:
+    refused = [row for row in read(path) if row["answers"] == "[]"]
+    wishes = {f"{verb}_{noun}": f"{verb} a {noun}" for verb in calls.VERBS for noun in calls.NOUNS}
+    for row in refused:
+        assert not [tool for tool in json.loads(row["tools"]) if wishes[tool["name"]] in row["query"].lower()]
+    elsewhere = [row for row in refused if any(wish in row["query"].lower() for wish in wishes.values())]
+    assert 0.03 < len(elsewhere) / len(refused) < 0.2
 
 
 @pytest.mark.parametrize("path", [path for path in paths() if path.endswith("ultrafeedback.jsonl")])
