@@ -27,8 +27,8 @@ err = Console(stderr=True, highlight=False)
 class Screen:
     """The reporter of the command line: a live bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, *, explain: bool = False) -> None:
+        self.name, self.explain = name, explain
         self.began = False
         self.live: Live | None = None
         self.bar = Bar(
@@ -50,6 +50,10 @@ class Screen:
     def warn(self, text: str) -> None:
         self.begin()
         out.print(f"  [yellow]{escape(text)}[/yellow]", soft_wrap=True)
+
+    def detail(self, text: str) -> None:
+        if self.explain:
+            self.say(f"  {text}")
 
     def progress(self, moment: Progress) -> None:
         self.begin()

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from smolalign.chat.template import chat_template
 from smolalign.errors import UserError
 from smolalign.recipe.schema import Lora
-from smolalign.store import digest_path, whole_folder
+from smolalign.store import cache_folder, digest_path, whole_folder
 
 # What Transformers raises on checkpoints that are missing, torn or not checkpoints at all.
 UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, SafetensorError)
@@ -76,6 +76,19 @@ def load_model(reference: str, quantize: str | None = None) -> PreTrainedModel:
     except UNREADABLE as error:
         raise _not_loadable(reference, error) from None
     return model if quantize else on_device(model)
+
+
+def load_config(reference: str) -> Any:
+    """The configuration of a model, without its weights.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    name, options = _location(reference)
+    try:
+        return AutoConfig.from_pretrained(name, **options)
+    except UNREADABLE as error:
+        raise _not_loadable(reference, error) from None
 
 
 def on_device(model: Any) -> Any:
@@ -155,8 +168,7 @@ def _location(reference: str) -> tuple[str, dict[str, Any]]:
 
 def _converted_gguf(file: Path) -> Path:
     """A GGUF file as a checkpoint folder in the cache: reading GGUF dequantizes it, slowly, so that is done once."""
-    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "smolalign" / "gguf"
-    target = root / digest_path(file)[:16]
+    target = cache_folder() / "gguf" / digest_path(file)[:16]
     if not (target / "config.json").is_file():
         options = {"gguf_file": file.name}
         try:

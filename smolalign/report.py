@@ -28,6 +28,9 @@ class Reporter(Protocol):
     def warn(self, text: str) -> None:
         """One line that the reader should not miss."""
 
+    def detail(self, text: str) -> None:
+        """One line for the reader who asked for explanations."""
+
     def progress(self, moment: Progress) -> None:
         """A moment of the work under way; called often."""
 
@@ -38,5 +41,7 @@ class Silent:
     def say(self, text: str) -> None: ...
 
     def warn(self, text: str) -> None: ...
+
+    def detail(self, text: str) -> None: ...
 
     def progress(self, moment: Progress) -> None: ...

@@ -24,6 +24,11 @@ _FOLDERS = ("model", "data", "checkpoints", "adapter")
 DATA_VERSION = 1
 
 
+def cache_folder() -> Path:
+    """Where what can be computed again is kept for other runs: `$XDG_CACHE_HOME/smolalign`, else in `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smolalign"
+
+
 def digest_json(value: Any) -> str:
     """SHA-256 of a JSON value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

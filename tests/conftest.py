@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# What earlier runs kept must not hide what this code computes.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="smolalign-cache-")
 
 from smolalign.environment import prepare
 

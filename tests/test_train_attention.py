@@ -13,7 +13,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from smolalign.model import lora_config
 from smolalign.recipe.schema import Lora
-from smolalign.train.attention import NAME, attending_per_document
+from smolalign.train.attention import IMPLEMENTATIONS, attending_per_document
 
 VOCABULARY = 60
 LENGTHS = (5, 1, 17, 9, 2)
@@ -56,7 +56,7 @@ def packed(rows: list[list[int]]) -> dict[str, Any]:
 
 def alone_logits(model: Any, row: list[int]) -> torch.Tensor:
     """`[length, vocabulary]` by Transformers' own attention."""
-    assert model.config._attn_implementation != NAME
+    assert model.config._attn_implementation != IMPLEMENTATIONS["per_document"]
     return model(input_ids=torch.tensor([row])).logits[0]
 
 
@@ -160,7 +160,7 @@ def test_attention_is_switched_back_even_after_an_error() -> None:
 
     def fail() -> None:
         with attending_per_document(model):
-            assert model.config._attn_implementation == NAME
+            assert model.config._attn_implementation == IMPLEMENTATIONS["per_document"]
             raise RuntimeError("on purpose")
 
     with pytest.raises(RuntimeError, match="on purpose"):

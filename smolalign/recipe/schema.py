@@ -50,6 +50,20 @@ class Lora(Strict):
     """Names of the linear layers that get an adapter."""
 
 
+class Compute(Strict):
+    """How a training step's arithmetic is done. What TRL has a field for is set in `trainer`: bf16, fp16, tf32,
+    gradient_checkpointing, torch_compile, use_liger_kernel, optim."""
+
+    attention: Literal["auto", "per_document", "varlen", "flex"] = "auto"
+    """Each document of a packed row by itself: one after the other, by FlashAttention, or by flex_attention."""
+    fp32_products: Literal["auto", "blas", "onednn"] = "auto"
+    """Library for fp32 matrix products on CPUs; `auto` measures which is faster."""
+    threads: PositiveInt | Literal["auto"] = "auto"
+    """Threads; `auto` is the physical cores that the process may use."""
+    allocator: Literal["auto", "system"] = "auto"
+    """`auto` keeps memory between steps; `system` leaves it to the system's defaults."""
+
+
 class Tokenizer(Strict):
     """The byte-level BPE tokenizer that pretraining begins with."""
 
@@ -117,6 +131,8 @@ class TrainStep(Step):
     """Longest row in tokens; what is longer is cut at its end, and counted."""
     max_cut: Fraction = 0.1
     """Largest share of rows that may be cut or dropped for their length before the step fails."""
+    compute: Compute = Compute()
+    """How the arithmetic is done."""
     trainer: dict[str, Any] = {}
     """Fields of TRL's own configuration, by their own names."""
 
@@ -170,6 +186,8 @@ class DpoStep(TuneStep):
     """Direct Preference Optimization on pairs of answers (Rafailov et al. 2023)."""
 
     kind: Literal["dpo"]
+    max_length: Annotated[int, Field(ge=8)] = 1024
+    """Longest prompt with an answer, in tokens; a longer answer is cut at its end, and counted."""
 
 
 class SmoltalkStep(Step):

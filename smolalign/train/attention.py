@@ -1,8 +1,9 @@
 """Attention for training: each document of a packed row attends to itself alone, on any device.
 
-Registered with Transformers' AttentionInterface under a name of its own and without a mask function, so that no mask
-is built. That is exact in training because batches are either packed (TRL's padding-free collator, which passes
-`cu_seq_lens_q`) or padded on the right, where causality already keeps real tokens from seeing padding.
+Registered with Transformers' AttentionInterface under names of their own and without a mask function, so that no mask
+is built. That is exact in training because batches are flattened into one row whose documents are told by `cu_seq_lens`
+(TRL's padding-free collator, and `pairs.py`, whose answers share a prompt), or padded on the right, where causality
+alone keeps real tokens from seeing padding.
 """
 
 from __future__ import annotations
@@ -12,10 +13,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-NAME = "per_document"
+# Names under which Transformers finds these; `flex` is Transformers' own, which reads documents off the positions.
+IMPLEMENTATIONS = {"per_document": "per_document", "varlen": "per_document_varlen", "flex": "flex_attention"}
+# On CPUs, documents of up to so many queries and keys are attended to by two plain products, whose probabilities are
+# kept for the backward pass: 3 times as fast as the fused kernel at 128 tokens, no faster beyond 512.
+PLAIN_ELEMENTS = 256 * 256
 
 
 def per_document_attention(
@@ -27,9 +33,11 @@ def per_document_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     cu_seq_lens_q: torch.Tensor | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
+    key_index: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each document.
+    """Causal attention within each document, one document after the other.
 
     Args:
         module: the attention layer; unused.
@@ -39,35 +47,138 @@ def per_document_attention(
         attention_mask: always None, since no mask function is registered.
         scaling: factor on the scores; None is `head_dim ** -0.5`.
         dropout: probability of dropping an attention weight.
-        cu_seq_lens_q: `[documents + 1]`, where each document of a packed row starts, and the row's end; None where
-            each row of the batch is one document.
+        cu_seq_lens_q: `[documents + 1]`, where the queries of each document of a packed row begin, and the row's end;
+            None where each row of the batch is one document.
+        cu_seq_lens_k: the same for keys; as the queries' unless `key_index` is given.
+        key_index: `[keys]`, the tokens of the row that are keys, document by document; a document of more keys than
+            queries is one whose beginning was a document before. None where keys are the tokens themselves.
 
     Returns:
         `[batch, tokens, heads, head_dim]`, and None in place of the weights.
     """
-    options: dict[str, Any] = {
-        "is_causal": True,
-        "scale": scaling,
-        "dropout_p": dropout,
-        "enable_gqa": key.shape[1] != query.shape[1],
-    }
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if cu_seq_lens_q is None:
-        return scaled_dot_product_attention(query, key, value, **options).transpose(1, 2), None
-    lengths = cu_seq_lens_q.diff().tolist()
-    parts = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
-    outputs = [scaled_dot_product_attention(q, k, v, **options) for q, k, v in parts]
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+        return _attend(query, key, value, scaling, dropout).transpose(1, 2), None
+    queries = cu_seq_lens_q.diff().tolist()
+    keys = queries
+    if key_index is not None and cu_seq_lens_k is not None:
+        keys = cu_seq_lens_k.diff().tolist()
+        key, value = key.index_select(2, key_index), value.index_select(2, key_index)
+    parts = zip(query.split(queries, 2), key.split(keys, 2), value.split(keys, 2), strict=True)
+    return torch.cat([_attend(q, k, v, scaling, dropout) for q, k, v in parts], dim=2).transpose(1, 2), None
 
 
-AttentionInterface.register(NAME, per_document_attention)
+def varlen_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
+    max_length_q: int = 0,
+    max_length_k: int = 0,
+    key_index: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """As `per_document_attention`, all documents in one call of PyTorch's FlashAttention (CUDA, bf16 or fp16).
+
+    Its causal mask is aligned at the last query and key, which is what documents with a shared beginning need.
+
+    Args:
+        max_length_q: the most queries of a document; `max_length_k`, the most keys.
+    """
+    if cu_seq_lens_q is None or cu_seq_lens_k is None or dropout:
+        options = {"scaling": scaling, "dropout": dropout, "cu_seq_lens_q": cu_seq_lens_q}
+        options |= {"cu_seq_lens_k": cu_seq_lens_k, "key_index": key_index}
+        return per_document_attention(module, query, key, value, attention_mask, **options)  # type: ignore[arg-type]
+    if key_index is not None:
+        key, value = key.index_select(2, key_index), value.index_select(2, key_index)
+    query, grouped = query[0].transpose(0, 1), key.shape[1] != query.shape[1]
+    output = varlen_attn(
+        query,
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        cu_seq_lens_q,
+        cu_seq_lens_k,
+        max_length_q,
+        max_length_k,
+        scale=scaling,
+        window_size=(-1, 0),
+        enable_gqa=grouped,
+    )
+    assert isinstance(output, torch.Tensor)
+    return output[None], None
+
+
+AttentionInterface.register(IMPLEMENTATIONS["per_document"], per_document_attention)
+AttentionInterface.register(IMPLEMENTATIONS["varlen"], varlen_attention)
+
+
+def needs_masks(config: Any) -> str:
+    """What of a model's attention these functions do not compute, in a word; empty where they do all of it.
+
+    Args:
+        config: the model's configuration.
+    """
+    config = config.get_text_config()
+    types = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if types != {"full_attention"} or (
+        getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    ):
+        return "sliding windows"
+    if getattr(config, "attn_logit_softcapping", None):
+        return "capped scores"
+    return "attention sinks" if config.model_type == "gpt_oss" else ""
 
 
 @contextmanager
-def attending_per_document(model: PreTrainedModel) -> Iterator[None]:
-    """Switch a model to per-document attention, and back at the end, since generation needs masks and a cache."""
+def attending_per_document(model: PreTrainedModel, kernel: str = "per_document") -> Iterator[None]:
+    """Switch a model to an attention of `IMPLEMENTATIONS`, and back at the end, since generation needs masks and a
+    cache."""
     before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(IMPLEMENTATIONS[kernel])
     try:
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, dropout: float
+) -> torch.Tensor:
+    """Causal attention aligned at the last query and key, `[batch, heads, queries, head_dim]`."""
+    queries, keys = query.shape[2], key.shape[2]
+    if query.device.type == "cpu" and len(query) == 1 and not dropout and queries * keys <= PLAIN_ELEMENTS:
+        return _attend_plainly(query, key, value, scaling)
+    later = None if queries == keys else _later(queries, keys, query.device).logical_not_()
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=later,
+        is_causal=later is None,
+        scale=scaling,
+        dropout_p=dropout,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+
+
+def _attend_plainly(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    """As `_attend`, by its definition; in fp32, since scores rounded to bf16 would be wrong by percents."""
+    _, heads, queries, width = query.shape
+    groups, keys = key.shape[1], key.shape[2]
+    # The query heads that share a key head are rows of one product.
+    stacked = (query.float() * scaling).reshape(groups, -1, width)
+    with torch.autocast("cpu", enabled=False):
+        scores = torch.bmm(stacked, key[0].float().transpose(1, 2)).view(heads, queries, keys)
+        probabilities = scores.masked_fill_(_later(queries, keys, query.device), float("-inf")).softmax(-1)
+        output = torch.bmm(probabilities.view(groups, -1, keys), value[0].float())
+    return output.view(1, heads, queries, width).to(query.dtype)
+
+
+def _later(queries: int, keys: int, device: torch.device) -> torch.Tensor:
+    """`[queries, keys]`, whether a key comes after a query; the last query is at the last key."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).triu_(keys - queries + 1)

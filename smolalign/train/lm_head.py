@@ -16,6 +16,8 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 # Probabilities kept for the backward pass, 256 MiB in fp32; beyond it they are computed again, a part at a time.
 KEPT_ELEMENTS = 2**26
+# Name of the forward method with this head.
+NAME = "forward_scoring_trained_tokens"
 # Configurations whose logits are more than a product with the head's weight.
 SCALED = (
     "final_logit_softcapping",
@@ -80,8 +82,9 @@ class ScoredTokens(torch.autograd.Function):
 def score_only_trained_tokens(model: Any) -> None:
     """Replace, in place, what TRL's fused head computes for a batch by the same for its trained tokens alone.
 
-    Call it after the trainer has added its head. GPUs keep TRL's, which leaves out untrained tokens itself; so do
-    models whose logits are more than a product with the head's weight, and heads split over processes.
+    Call it after the trainer has added its head; a second call changes nothing. GPUs keep TRL's, which leaves out
+    untrained tokens itself; so do models whose logits are more than a product with the head's weight, and heads split
+    over processes.
 
     Args:
         model: the causal language model, without adapters around it.
@@ -89,7 +92,12 @@ def score_only_trained_tokens(model: Any) -> None:
     weight = model.get_output_embeddings().weight
     config = model.config.get_text_config()
     special = any(getattr(config, name, None) not in (None, False, 1.0) for name in SCALED)
-    if weight.device.type == "cuda" or special or model.get_output_embeddings().bias is not None:
+    if (
+        model.forward.__name__ == NAME
+        or weight.device.type == "cuda"
+        or special
+        or model.get_output_embeddings().bias is not None
+    ):
         return
     with_trl_head = model.forward
 
@@ -114,7 +122,9 @@ def score_only_trained_tokens(model: Any) -> None:
             label_mask=mask,
         )
 
-    model.forward = types.MethodType(functools.wraps(type(model).forward)(forward), model)
+    forward = functools.wraps(type(model).forward)(forward)
+    forward.__name__ = NAME
+    model.forward = types.MethodType(forward, model)
 
 
 def _scores(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -14,10 +14,9 @@ from smolalign.outcome import Outcome
 from smolalign.recipe.schema import Architecture, PretrainStep
 from smolalign.report import Reporter
 from smolalign.rows import Row
-from smolalign.train.attention import attending_per_document
+from smolalign.train.compute import choose, computing, start
 from smolalign.train.dataset import tokenize_documents
 from smolalign.train.initialize import begin_with_induction_head
-from smolalign.train.lm_head import score_only_trained_tokens
 from smolalign.train.session import Watch, train, trainer_arguments
 from smolalign.train.sft import unpadded
 from smolalign.train.tokenizer import tokenizer_texts, train_tokenizer
@@ -29,6 +28,8 @@ def run(step: PretrainStep, folder: Path, report: Reporter) -> Outcome:
     held_out = gathered.test + (gather(step.eval_data, "document", seed=step.seed).train if step.eval_data else [])
     tokenizer = _tokenizer(step, gathered.train)
     model = on_device(new_model(step.architecture, tokenizer, step.seed))
+    compute = choose(step, model.config)
+    start(compute, report)
     rows, ledger = tokenize_documents(tokenizer, gathered.train, step.max_length)
     bytes_per_token = sum(len(row.text.encode()) for row in gathered.train) / ledger.tokens
     size = sum(p.numel() for p in model.parameters())
@@ -36,14 +37,13 @@ def run(step: PretrainStep, folder: Path, report: Reporter) -> Outcome:
     report.say(f"train: {ledger.line()}; {bytes_per_token:.2f} bytes a token")
     trainer = SFTTrainer(
         model=model,
-        args=trainer_arguments(SFTConfig, step, folder, unpadded(step)),
+        args=trainer_arguments(SFTConfig, step, folder, {**compute.trainer_fields(), **unpadded(step)}),
         train_dataset=rows,
         eval_dataset=tokenize_documents(tokenizer, held_out, step.max_length)[0] if held_out else None,
         processing_class=tokenizer,
         callbacks=[Watch("pretrain", folder / "metrics.jsonl", report)],
     )
-    score_only_trained_tokens(model)
-    with attending_per_document(model):
+    with computing(trainer, compute):
         metrics = train(trainer, folder, report)
     save_model(model, tokenizer, folder / "model")
     metrics |= {"parameters": size, "bytes_per_token": round(bytes_per_token, 3)}

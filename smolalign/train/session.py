@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -58,9 +57,8 @@ def trainer_arguments(
             raise UserError(f"trainer.{name} cannot be set", mend=RESERVED[name])
     _reject_unknown_fields(config_class, step.trainer)
     _reject_wrong_types(config_class, step.trainer)
-    fast_bf16 = device().type == "cuda" and torch.cuda.is_bf16_supported()
     fields: dict[str, Any] = {
-        "bf16": fast_bf16 and not step.trainer.get("fp16"),
+        "bf16": False,
         "gradient_checkpointing": False,
         "logging_steps": 10,
         # The trainer would log the mean of earlier losses in place of one that is not finite.

@@ -7,10 +7,11 @@ from typing import Any
 
 from trl import SFTConfig, SFTTrainer
 
-from smolalign.model import load_model, lora_config
+from smolalign.model import load_config, load_model, lora_config
 from smolalign.outcome import Outcome
 from smolalign.recipe.schema import FcStep, SftStep, TrainStep
 from smolalign.report import Reporter
+from smolalign.train.compute import choose, start
 from smolalign.train.dataset import tokenize_chats
 from smolalign.train.session import Watch, trainer_arguments
 from smolalign.train.tuning import prepare, tune
@@ -18,17 +19,19 @@ from smolalign.train.tuning import prepare, tune
 
 def run(step: SftStep | FcStep, folder: Path, report: Reporter) -> Outcome:
     """Fine-tune a model on chats and write `model/`, and the held-out rows as `data/test.parquet`."""
+    compute = choose(step, load_config(step.model))
+    start(compute, report)
     prepared = prepare(step, "chat", tokenize_chats, folder, report)
     trainer = SFTTrainer(
         model=load_model(step.model, step.quantize),
-        args=trainer_arguments(SFTConfig, step, folder, unpadded(step)),
+        args=trainer_arguments(SFTConfig, step, folder, {**compute.trainer_fields(), **unpadded(step)}),
         train_dataset=prepared.rows,
         eval_dataset=prepared.held_out,
         processing_class=prepared.tokenizer,
         peft_config=lora_config(step.lora) if step.lora else None,
         callbacks=[Watch(step.kind, folder / "metrics.jsonl", report)],
     )
-    return tune(trainer, step, prepared, folder, report)
+    return tune(trainer, step, prepared, compute, folder, report)
 
 
 def unpadded(step: TrainStep) -> dict[str, Any]:

@@ -13,14 +13,13 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from smolalign.chat.render import require_trainable_template
 from smolalign.data.gather import gather
 from smolalign.data.row_files import without_folders, write_rows
-from smolalign.model import load_tokenizer, merged, save_model, unadapted
+from smolalign.model import load_tokenizer, merged, save_model
 from smolalign.outcome import Outcome
 from smolalign.recipe.schema import TuneStep
 from smolalign.report import Reporter
 from smolalign.rows import RowKind
-from smolalign.train.attention import attending_per_document
+from smolalign.train.compute import Compute, computing
 from smolalign.train.dataset import Ledger
-from smolalign.train.lm_head import score_only_trained_tokens
 from smolalign.train.session import train
 
 Tokenize = Callable[[Any, Sequence[Any], int], tuple[Dataset, Ledger]]
@@ -62,11 +61,10 @@ def prepare(step: TuneStep, kind: RowKind, tokenize: Tokenize, folder: Path, rep
     return Prepared(tokenizer, rows, measured, gathered.report, {**truncation, "held_out": lost.as_dict()})
 
 
-def tune(trainer: Any, step: TuneStep, prepared: Prepared, folder: Path, report: Reporter) -> Outcome:
+def tune(trainer: Any, step: TuneStep, prepared: Prepared, compute: Compute, folder: Path, report: Reporter) -> Outcome:
     """Train, merge adapters into full-precision weights, and write `model/`."""
     keep_trained_weights_in_fp32(trainer.model)
-    score_only_trained_tokens(unadapted(trainer.model))
-    with attending_per_document(trainer.accelerator.unwrap_model(trainer.model)):
+    with computing(trainer, compute):
         metrics = train(trainer, folder, report)
     model = trainer.accelerator.unwrap_model(trainer.model)
     save_model(merged(model, step.model, step.quantize, folder), prepared.tokenizer, folder / "model")
