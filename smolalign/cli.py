@@ -30,6 +30,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run; by default runs/NAME.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Run even what is done, from its beginning.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check, say what would run, and stop.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Say why each choice of arithmetic was made, one a line.")]
 Model = Annotated[str | None, typer.Option("--model", help="Without a recipe: the model to start from.")]
 Data = Annotated[list[str] | None, typer.Option("--data", help="Without a recipe: a file of rows; may be repeated.")]
 
@@ -72,10 +73,15 @@ def _step(
 
 @app.command()
 def pretrain(
-    recipe: RecipeArgument, overrides: Overrides = None, out: Out = None, fresh: Fresh = False, dry_run: DryRun = False
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    out: Out = None,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+    explain: Explain = False,
 ) -> None:
     """Train a tokenizer and a base model from nothing."""
-    _step("pretrain", recipe, overrides, out, fresh, dry_run)
+    _step("pretrain", recipe, overrides, out, fresh, dry_run, explain=explain)
 
 
 @app.command()
@@ -95,9 +101,10 @@ def sft(
     out: Out = None,
     fresh: Fresh = False,
     dry_run: DryRun = False,
+    explain: Explain = False,
 ) -> None:
     """Fine-tune on chats: by a recipe, or with --model and --data."""
-    _step("sft", recipe, overrides, out, fresh, dry_run, model=model, data=data)
+    _step("sft", recipe, overrides, out, fresh, dry_run, explain=explain, model=model, data=data)
 
 
 @app.command()
@@ -109,9 +116,10 @@ def dpo(
     out: Out = None,
     fresh: Fresh = False,
     dry_run: DryRun = False,
+    explain: Explain = False,
 ) -> None:
     """Align on preference pairs with DPO: by a recipe, or with --model and --data."""
-    _step("dpo", recipe, overrides, out, fresh, dry_run, model=model, data=data)
+    _step("dpo", recipe, overrides, out, fresh, dry_run, explain=explain, model=model, data=data)
 
 
 @app.command()
@@ -123,9 +131,10 @@ def fc(
     out: Out = None,
     fresh: Fresh = False,
     dry_run: DryRun = False,
+    explain: Explain = False,
 ) -> None:
     """Fine-tune for function calling: by a recipe, or with --model and --data."""
-    _step("fc", recipe, overrides, out, fresh, dry_run, model=model, data=data)
+    _step("fc", recipe, overrides, out, fresh, dry_run, explain=explain, model=model, data=data)
 
 
 @app.command(name="eval")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smolalign.console import (
     Screen,
@@ -58,6 +58,7 @@ def run_one(
     *,
     fresh: bool,
     dry_run: bool,
+    explain: bool = False,
     model: str | None = None,
     data: Sequence[str] | None = None,
 ) -> None:
@@ -67,8 +68,10 @@ def run_one(
     run_folder = out or default_run_folder(recipe)
     if dry_run:
         _say_what_would_run({**_neighbours(recipe), name: recipe}, run_folder, only=name)
+        if explain:
+            _explain(recipe, run_folder)
         return
-    result = _run(name, recipe, run_folder, fresh)
+    result = _run(name, recipe, run_folder, fresh, explain=explain)
     if kind == "eval":
         _show_evaluation(result)
     else:
@@ -96,8 +99,8 @@ def _one_recipe(
     return recipe
 
 
-def _run(name: str, recipe: Recipe, run_folder: Path, fresh: bool) -> StepResult:
-    screen = Screen(name)
+def _run(name: str, recipe: Recipe, run_folder: Path, fresh: bool, *, explain: bool = False) -> StepResult:
+    screen = Screen(name, explain=explain)
     try:
         result = run_step(name, recipe, run_folder, screen, fresh=fresh)
     finally:
@@ -114,6 +117,15 @@ def _say_what_would_run(steps: dict[str, Recipe], run_folder: Path, only: str | 
     for name, recipe in steps.items():
         if only in (None, name):
             print_line(f"{name}: {step_state(name, recipe, run_folder)}")
+
+
+def _explain(recipe: Recipe, run_folder: Path) -> None:
+    """Why each choice of arithmetic would be made, one a line."""
+    from smolalign.train.compute import choose_for
+
+    step: Any = resolve(recipe, run_folder).step
+    for line in choose_for(step).lines():
+        print_line(line)
 
 
 def step_state(name: str, recipe: Recipe, run_folder: Path) -> str:

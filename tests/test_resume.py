@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from smolalign.pipeline import run_step
 from smolalign.recipe.load import load_recipe
-from smolalign.report import Progress
+from smolalign.report import Progress, Silent
 from smolalign.store import is_done, read_manifest
 from smolalign.train.session import last_checkpoint
 
@@ -187,7 +187,7 @@ def step(folder: Path, out: str, kill_at: int = 0, kind: str = "sft") -> list[st
     """Run a step in this process, killed at the end of training step `kill_at`; returns what it said and trained."""
     said: list[str] = []
 
-    class Reporter:
+    class Killer(Silent):
         def say(self, text: str) -> None:
             said.append(text)
 
@@ -199,7 +199,7 @@ def step(folder: Path, out: str, kill_at: int = 0, kind: str = "sft") -> list[st
             if moment.done == kill_at:
                 raise Killed
 
-    run_step(kind, load_recipe(folder / f"{kind}.yaml"), folder / out, Reporter())
+    run_step(kind, load_recipe(folder / f"{kind}.yaml"), folder / out, Killer())
     return said
 
 

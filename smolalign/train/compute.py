@@ -15,17 +15,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import LlamaConfig
 
 from smolalign.errors import UserError
-from smolalign.model import device, unadapted
-from smolalign.recipe.schema import TrainStep
+from smolalign.model import device, load_config, unadapted
+from smolalign.recipe.schema import PretrainStep, TrainStep, TuneStep
 from smolalign.report import Reporter
 from smolalign.train.attention import attending_per_document, needs_masks
 from smolalign.train.lm_head import score_only_trained_tokens
 from smolalign.train.probe import Speeds, measured
 
 # bf16 must be so much faster than fp32 on a CPU to be worth its coarser arithmetic.
-WORTHWHILE = 1.3
+WORTHWHILE = 1.5
 # Narrower models gain nothing from bf16 on CPUs: converting takes longer than multiplying saves.
 NARROW = 256
 # glibc's mallopt: the numbers of its parameters, from malloc.h.
@@ -129,6 +130,14 @@ def choose(step: TrainStep, config: Any, machine: Machine | None = None) -> Comp
             "compile": _switch(step, "torch_compile", "batches differ in shape, so compiling has to pay for itself"),
         }
     )
+
+
+def choose_for(step: PretrainStep | TuneStep) -> Compute:
+    """The choices for a step whose references are paths; the model's configuration is read, its weights are not."""
+    if isinstance(step, PretrainStep):
+        sizes = step.architecture
+        return choose(step, LlamaConfig(hidden_size=sizes.hidden_size, intermediate_size=sizes.intermediate_size))
+    return choose(step, load_config(step.model))
 
 
 def start(compute: Compute, report: Reporter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOConfig, DPOTrainer
 
-from smolalign.model import load_config, load_model, lora_config, unadapted
+from smolalign.model import load_model, lora_config, unadapted
 from smolalign.outcome import Outcome
 from smolalign.recipe.schema import DpoStep
 from smolalign.report import Reporter
 from smolalign.train.attention import needs_masks
-from smolalign.train.compute import Compute, choose, computing, start
+from smolalign.train.compute import Compute, choose_for, computing, start
 from smolalign.train.dataset import tokenize_pairs
 from smolalign.train.pairs import PairCollator, share_prompts
 from smolalign.train.reference import with_reference
@@ -39,14 +40,18 @@ class PairTrainer(DPOTrainer):
 
     def __init__(self, *, report: Reporter, compute: Compute, **options: Any) -> None:
         self.report, self.compute = report, compute
+        self.reference_seconds = 0.0
         super().__init__(**options)
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        began = time.monotonic()
         with computing(self, self.compute):
-            return with_reference(self, dataset, name, batch_size, self.report)
+            dataset = with_reference(self, dataset, name, batch_size, self.report)
+        self.reference_seconds += time.monotonic() - began
+        return dataset
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds `beta`, and `kl`: how much likelier, in nats, the answers of the pairs are than under the reference. It
@@ -96,7 +101,7 @@ def run(step: DpoStep, folder: Path, report: Reporter) -> Outcome:
     The reference costs no second model: with adapters it is the model with its adapters off, without them its
     log-probabilities are computed once, before the first step, and kept in the cache for other runs.
     """
-    compute = choose(step, load_config(step.model))
+    compute = choose_for(step)
     start(compute, report)
     prepared = prepare(step, "pair", tokenize_pairs, folder, report)
     defaults = {**compute.trainer_fields(), **DEFAULTS, "precompute_ref_log_probs": step.lora is None}
@@ -120,7 +125,9 @@ def run(step: DpoStep, folder: Path, report: Reporter) -> Outcome:
     )
     if trainer.ref_model is not None and collator is not None:
         share_prompts(unadapted(trainer.accelerator.unwrap_model(trainer.ref_model)).base_model)
-    return tune(trainer, step, prepared, compute, folder, report)
+    outcome = tune(trainer, step, prepared, compute, folder, report)
+    outcome.metrics["reference_seconds"] = round(trainer.reference_seconds, 1)
+    return outcome
 
 
 def _enough(rows: Dataset, args: DPOConfig, report: Reporter) -> Dataset:

@@ -14,7 +14,7 @@ from smolalign.outcome import Outcome
 from smolalign.recipe.schema import Architecture, PretrainStep
 from smolalign.report import Reporter
 from smolalign.rows import Row
-from smolalign.train.compute import choose, computing, start
+from smolalign.train.compute import choose_for, computing, start
 from smolalign.train.dataset import tokenize_documents
 from smolalign.train.initialize import begin_with_induction_head
 from smolalign.train.session import Watch, train, trainer_arguments
@@ -24,12 +24,12 @@ from smolalign.train.tokenizer import tokenizer_texts, train_tokenizer
 
 def run(step: PretrainStep, folder: Path, report: Reporter) -> Outcome:
     """Train the tokenizer on the rows, then the model on their tokens, and write `model/`."""
+    compute = choose_for(step)
+    start(compute, report)
     gathered = gather(step.data, "document", seed=step.seed, test_fraction=step.test_fraction)
     held_out = gathered.test + (gather(step.eval_data, "document", seed=step.seed).train if step.eval_data else [])
     tokenizer = _tokenizer(step, gathered.train)
     model = on_device(new_model(step.architecture, tokenizer, step.seed))
-    compute = choose(step, model.config)
-    start(compute, report)
     rows, ledger = tokenize_documents(tokenizer, gathered.train, step.max_length)
     bytes_per_token = sum(len(row.text.encode()) for row in gathered.train) / ledger.tokens
     size = sum(p.numel() for p in model.parameters())

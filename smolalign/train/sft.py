@@ -7,11 +7,11 @@ from typing import Any
 
 from trl import SFTConfig, SFTTrainer
 
-from smolalign.model import load_config, load_model, lora_config
+from smolalign.model import load_model, lora_config
 from smolalign.outcome import Outcome
 from smolalign.recipe.schema import FcStep, SftStep, TrainStep
 from smolalign.report import Reporter
-from smolalign.train.compute import choose, start
+from smolalign.train.compute import choose_for, start
 from smolalign.train.dataset import tokenize_chats
 from smolalign.train.session import Watch, trainer_arguments
 from smolalign.train.tuning import prepare, tune
@@ -19,7 +19,7 @@ from smolalign.train.tuning import prepare, tune
 
 def run(step: SftStep | FcStep, folder: Path, report: Reporter) -> Outcome:
     """Fine-tune a model on chats and write `model/`, and the held-out rows as `data/test.parquet`."""
-    compute = choose(step, load_config(step.model))
+    compute = choose_for(step)
     start(compute, report)
     prepared = prepare(step, "chat", tokenize_chats, folder, report)
     trainer = SFTTrainer(
