@@ -8,12 +8,14 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma2Config, LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from smolalign.model import lora_config
 from smolalign.recipe.schema import Lora
+from smolalign.train import attention
 from smolalign.train.attention import IMPLEMENTATIONS, attending_per_document
+from smolalign.train.pairs import row_layout
 
 VOCABULARY = 60
 LENGTHS = (5, 1, 17, 9, 2)
@@ -166,3 +168,86 @@ def test_attention_is_switched_back_even_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="on purpose"):
         fail()
     assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("plain_elements", [0, 16, 10**6], ids=["fused", "both", "plain"])
+def test_short_and_long_documents_are_attended_to_alike(plain_elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "PLAIN_ELEMENTS", plain_elements)
+    model, rows = new_model(), documents()
+    alone_loss(model, rows).backward()
+    expected = gradients(model)
+    with attending_per_document(model):
+        model(**packed(rows)).loss.backward()
+    for name, gradient in gradients(model).items():
+        assert (gradient - expected[name]).abs().max() / expected[name].abs().max() < 1e-5, name
+
+
+@pytest.mark.parametrize("queries", [7, 3, 1])
+@pytest.mark.parametrize("plain_elements", [0, 10**6], ids=["fused", "plain"])
+def test_the_last_query_is_at_the_last_key(queries: int, plain_elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "PLAIN_ELEMENTS", plain_elements)
+    query, key, value = (torch.randn(1, heads, 7, 8) for heads in (4, 2, 2))
+    whole = attention._attend(query, key, value, 0.3, 0.0)
+    end = attention._attend(query[:, :, -queries:], key, value, 0.3, 0.0)
+    torch.testing.assert_close(end, whole[:, :, -queries:], rtol=1e-5, atol=1e-6)
+
+
+def test_in_bf16_scores_are_not_rounded() -> None:
+    generator = torch.Generator().manual_seed(0)
+    exact = [4 * torch.randn(1, 2, 40, 16, generator=generator) for _ in range(3)]
+    rounded = [part.bfloat16() for part in exact]
+    expected = attention._attend_plainly(*(part.float() for part in rounded), 0.25)
+    found = attention._attend_plainly(*rounded, 0.25)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=2**-8, atol=1e-6)
+
+
+def reference_varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """What PyTorch's `varlen_attn` documents for GPUs: `[tokens, heads, width]`, causal from the last key."""
+    assert (window_size, enable_gqa) == ((-1, 0), key.shape[1] != query.shape[1])
+    queries, keys = cu_seq_q.diff().tolist(), cu_seq_k.diff().tolist()
+    assert (max_q, max_k) == (max(queries), max(keys))
+    parts = zip(query.split(queries), key.split(keys), value.split(keys), strict=True)
+    outputs = [attention._attend(*(x.transpose(0, 1)[None] for x in part), scale or 0.0, 0.0)[0] for part in parts]
+    return torch.cat(outputs, dim=1).transpose(0, 1)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["documents", "shared prompts"])
+def test_flash_attention_is_told_of_the_same_documents(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "varlen_attn", reference_varlen)
+    layout = row_layout([(5, 3, 2), (4, 1, 6)], 11) if shared else packed(documents())
+    tokens = int(layout["cu_seq_lens_q"][-1])
+    query, key, value = (torch.randn(1, heads, tokens, 8) for heads in (4, 2, 2))
+    names = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "key_index")
+    options: Any = {name: layout[name] for name in names if name in layout}
+    module = torch.nn.Module()
+    expected, _ = attention.per_document_attention(module, query, key, value, None, 0.3, **options)
+    found, _ = attention.varlen_attention(module, query, key, value, None, 0.3, **options)
+    assert found.shape == expected.shape == (1, tokens, 4, 8)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "special"),
+    [
+        (LlamaConfig(), ""),
+        (MistralConfig(sliding_window=64), "sliding windows"),
+        (MistralConfig(sliding_window=None), ""),
+        (Qwen2Config(sliding_window=64, use_sliding_window=False), ""),
+        (Gemma2Config(), "sliding windows"),
+    ],
+)
+def test_models_whose_attention_is_not_plainly_causal_keep_their_own(config: Any, special: str) -> None:
+    assert attention.needs_masks(config) == special
