@@ -55,6 +55,8 @@ def trainer_arguments(
     for name in step.trainer:
         if name in RESERVED:
             raise UserError(f"trainer.{name} cannot be set", mend=RESERVED[name])
+    if step.trainer.get("packing_strategy") == "wrapped":
+        raise UserError("trainer.packing_strategy wrapped lets documents attend to each other", mend="use bfd")
     _reject_unknown_fields(config_class, step.trainer)
     _reject_wrong_types(config_class, step.trainer)
     fields: dict[str, Any] = {
