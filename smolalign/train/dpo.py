@@ -14,10 +14,11 @@ from smolalign.recipe.schema import DpoStep
 from smolalign.report import Reporter
 from smolalign.train.dataset import tokenize_pairs
 from smolalign.train.session import Watch, trainer_arguments
+from smolalign.train.shares import RowShares
 from smolalign.train.tuning import prepare, tune
 
 
-class PairTrainer(DPOTrainer):
+class PairTrainer(RowShares, DPOTrainer):
     """TRL's DPO trainer on pairs that are tokenized already, by the same renderer as everything else."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:

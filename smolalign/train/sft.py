@@ -13,13 +13,18 @@ from smolalign.recipe.schema import FcStep, SftStep, TrainStep
 from smolalign.report import Reporter
 from smolalign.train.dataset import tokenize_chats
 from smolalign.train.session import Watch, trainer_arguments
+from smolalign.train.shares import TokenShares
 from smolalign.train.tuning import prepare, tune
+
+
+class RowTrainer(TokenShares, SFTTrainer):
+    """TRL's SFT trainer, on rows shared out exactly where several processes train."""
 
 
 def run(step: SftStep | FcStep, folder: Path, report: Reporter) -> Outcome:
     """Fine-tune a model on chats and write `model/`, and the held-out rows as `data/test.parquet`."""
     prepared = prepare(step, "chat", tokenize_chats, folder, report)
-    trainer = SFTTrainer(
+    trainer = RowTrainer(
         model=load_model(step.model, step.quantize),
         args=trainer_arguments(SFTConfig, step, folder, unpadded(step)),
         train_dataset=prepared.rows,
