@@ -158,8 +158,11 @@ def _what_ended(failures: dict[int, Any]) -> Exception:
     for word in told.values():
         if word.get("user_errors"):
             return UserErrors([UserError(line) for line in word["user_errors"]])
-    # Those that were killed, or that raised something first; the others only found a process missing.
-    first = min(failures, key=lambda rank: (failures[rank].exitcode >= 0, told[rank].get("raised", float("inf")), rank))
+    # What was raised first; else what was killed by other than the launcher, which ends the rest with SIGTERM.
+    first = min(
+        failures,
+        key=lambda rank: (told[rank].get("raised", float("inf")), failures[rank].exitcode == -signal.SIGTERM, rank),
+    )
     failure = failures[first]
     if failure.exitcode < 0:
         return Failed(f"process {first} was killed by {failure.signal_name()}")

@@ -147,6 +147,9 @@ def save_model(model: PreTrainedModel, tokenizer: Tokenizer, target: Path, state
     model.config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if state is not None:
+        # Weights that are one and the same are gathered under each of their names.
+        state = {name: value for name, value in state.items() if name not in model.all_tied_weights_keys}
     with whole_folder(target) as folder:
         model.save_pretrained(folder, state_dict=state)
         tokenizer.save_pretrained(folder)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from accelerate import PartialState
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 
 from smolalign import processes
 from smolalign.errors import UserError
@@ -30,6 +30,14 @@ def shared(value: Value) -> Value:
     values: list[Any] = [value]
     broadcast_object_list(values)
     return values[0]
+
+
+def gathered(values: list[Value]) -> list[list[Value]]:
+    """The list of each process, in their order, in every process."""
+    if processes.count() == 1:
+        return [values]
+    found: list[list[Value]] = gather_object([values])
+    return found
 
 
 def wait() -> None:

@@ -58,7 +58,7 @@ class Shares(Trainer):
                 left = len(loader.dataset) % (shard.batch_size * shard.num_processes)
                 self._borrows = not shard.drop_last and 0 < left <= shard.process_index
             else:
-                shard.num_processes, shard.process_index = 1, 0
+                shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
         return loader
 
     def _ends_borrowed(self) -> bool:
