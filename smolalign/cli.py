@@ -13,7 +13,7 @@ import typer
 from smolalign import __version__
 from smolalign.environment import prepare
 from smolalign.errors import Failed, UserError, UserErrors
-from smolalign.processes import end_with_launcher, is_main, tell_launcher
+from smolalign.processes import end_with_launcher, is_launched, is_main, tell_launcher
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -264,7 +264,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         # Typer makes this of Ctrl-C, without a word.
-        if end.code == 130 and is_main():
+        if end.code == 130 and is_main() and not is_launched():
             typer.echo("stopped; run the same command again to go on", err=True)
         raise
     except Exception as error:

@@ -26,9 +26,10 @@ PLAIN = ("NO", "MULTI_CPU")
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How a command is to be launched: processes in all, and Accelerate's configuration as a mapping."""
+    """How a command is to be launched: processes in all, and Accelerate's configuration with the file it is from."""
 
     processes: int
+    file: Path
     config: dict[str, Any]
 
     @property
@@ -69,7 +70,7 @@ def plan(processes: int | None, config: str | None) -> Launch:
         changes["distributed_type"] = "MULTI_GPU"
     if machines == 1 and not fields.get("main_process_port"):
         changes["main_process_port"] = 0  # one that is free
-    return Launch(total, {**fields, **changes})
+    return Launch(total, file, {**fields, **changes})
 
 
 def launch(arguments: Sequence[str], launch: Launch) -> None:
@@ -101,7 +102,8 @@ def launch(arguments: Sequence[str], launch: Launch) -> None:
                 raise KeyboardInterrupt from None
             raise SystemExit(128 + end.sigval) from None
         except (ValueError, ConnectionError) as error:
-            raise UserError(f"Accelerate refuses the launch: {error}", mend="mend its configuration") from None
+            said = str(error).partition(", please")[0].replace(str(file), "this file")
+            raise UserError(f"Accelerate refuses it: {said}", where=str(launch.file)) from None
 
 
 def _config_file(config: str) -> Path:
@@ -158,14 +160,13 @@ def _what_ended(failures: dict[int, Any]) -> Exception:
     for word in told.values():
         if word.get("user_errors"):
             return UserErrors([UserError(line) for line in word["user_errors"]])
-    # What was raised first; else what was killed by other than the launcher, which ends the rest with SIGTERM.
-    first = min(
-        failures,
-        key=lambda rank: (told[rank].get("raised", float("inf")), failures[rank].exitcode == -signal.SIGTERM, rank),
-    )
-    failure = failures[first]
-    if failure.exitcode < 0:
-        return Failed(f"process {first} was killed by {failure.signal_name()}")
-    return Failed(
-        told[first]["message"] if "raised" in told[first] else f"process {first} ended with {failure.exitcode}"
-    )
+    # A process that was killed, if not by the launcher, which ends the rest with SIGTERM; else what was raised first,
+    # since the others raise in turn that a process is missing.
+    own_ends = {
+        rank: failure.exitcode >= 0 or failure.exitcode == -signal.SIGTERM for rank, failure in failures.items()
+    }
+    first = min(failures, key=lambda rank: (own_ends[rank], told[rank].get("raised", float("inf")), rank))
+    if "raised" in told[first] and own_ends[first]:
+        return Failed(told[first]["message"])
+    how = failures[first].signal_name() if failures[first].exitcode < 0 else f"exit code {failures[first].exitcode}"
+    return Failed(f"process {first} ended by {how}")

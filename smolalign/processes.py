@@ -34,6 +34,11 @@ def is_main() -> bool:
     return index() == 0
 
 
+def is_launched() -> bool:
+    """Whether a `smolalign --launch` waits for this process, and will say how it ended."""
+    return LAUNCHED in os.environ
+
+
 def on_cpu() -> bool:
     """Whether the launch keeps its processes off GPUs."""
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
@@ -66,7 +71,7 @@ def tell_launcher(message: str, user_errors: Sequence[str] = ()) -> bool:
         user_errors: the lines of a user's mistake; empty for any other failure.
     """
     file = os.environ.get(_ERROR_FILE)
-    if file is None or LAUNCHED not in os.environ:
+    if file is None or not is_launched():
         return False
     now = time.time()
     content = {"message": message, "timestamp": int(now), "raised": now, "user_errors": list(user_errors)}
@@ -80,7 +85,7 @@ def end_with_launcher() -> None:
 
     Without it the processes of a killed launch would train on, and hold the step's folder.
     """
-    if LAUNCHED not in os.environ or not hasattr(os, "sched_getaffinity"):
+    if not is_launched() or not hasattr(os, "sched_getaffinity"):
         return
     import ctypes
     import signal
