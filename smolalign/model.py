@@ -12,19 +12,22 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from smolalign import processes
 from smolalign.chat.template import chat_template
 from smolalign.errors import UserError
 from smolalign.recipe.schema import Lora
-from smolalign.store import cache_folder, digest_path, whole_folder
+from smolalign.store import cache_folder, digest_path, taking_turns, whole_folder
 
 # What Transformers raises on checkpoints that are missing, torn or not checkpoints at all.
 UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, SafetensorError)
 
 
 def device() -> torch.device:
-    """The device that models run on here: the first GPU, else Apple's, else the CPU."""
+    """The device that models run on here: the first GPU, or this process's own; else Apple's, else the CPU."""
+    if processes.count() > 1 and processes.on_cpu():
+        return torch.device("cpu")
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", processes.local_index()) if processes.count() > 1 else torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -140,10 +143,16 @@ def merged(model: PreTrainedModel | PeftModel, reference: str, quantize: str | N
     return model.merge_and_unload()
 
 
-def save_model(model: PreTrainedModel, tokenizer: Tokenizer, target: Path) -> None:
+def save_model(model: PreTrainedModel, tokenizer: Tokenizer, target: Path, state: dict[str, Any] | None = None) -> None:
     """Write a checkpoint in Transformers format, whole or not at all: weights, tokenizer, template, generation config.
 
     Generation stops at the tokenizer's end of sequence, which is the template's stop token.
+
+    Args:
+        model: what to save.
+        tokenizer: goes with it.
+        target: the folder that the checkpoint becomes.
+        state: its weights by name, where the model itself holds only a share of them.
     """
     model.set_attn_implementation("sdpa")
     model.config.use_cache = True
@@ -151,8 +160,11 @@ def save_model(model: PreTrainedModel, tokenizer: Tokenizer, target: Path) -> No
     model.config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if state is not None:
+        # Weights that are one and the same are gathered under each of their names.
+        state = {name: value for name, value in state.items() if name not in model.all_tied_weights_keys}
     with whole_folder(target) as folder:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=state)
         tokenizer.save_pretrained(folder)
 
 
@@ -169,20 +181,25 @@ def _location(reference: str) -> tuple[str, dict[str, Any]]:
 def _converted_gguf(file: Path) -> Path:
     """A GGUF file as a checkpoint folder in the cache: reading GGUF dequantizes it, slowly, so that is done once."""
     target = cache_folder() / "gguf" / digest_path(file)[:16]
-    if not (target / "config.json").is_file():
-        options = {"gguf_file": file.name}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **options)
-            model = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **options)
-        except UNREADABLE as error:
-            raise _not_loadable(str(file), error) from None
-        # Transformers refuses to save what it thinks is still quantized; the weights are plain by now.
-        del model.config.quantization_config
-        model.hf_quantizer = None  # type: ignore[assignment]
-        with whole_folder(target) as folder:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+    with taking_turns(target):
+        if not (target / "config.json").is_file():
+            _convert_gguf(file, target)
     return target
+
+
+def _convert_gguf(file: Path, target: Path) -> None:
+    options = {"gguf_file": file.name}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **options)
+        model = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **options)
+    except UNREADABLE as error:
+        raise _not_loadable(str(file), error) from None
+    # Transformers refuses to save what it thinks is still quantized; the weights are plain by now.
+    del model.config.quantization_config
+    model.hf_quantizer = None  # type: ignore[assignment]
+    with whole_folder(target) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def _require_every_weight(found: dict[str, Any]) -> None:

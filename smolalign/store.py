@@ -160,6 +160,15 @@ def whole_folder(target: Path) -> Iterator[Path]:
     os.replace(temporary, target)
 
 
+@contextmanager
+def taking_turns(target: Path) -> Iterator[None]:
+    """Have processes that would all make `target` do so one after the other, so that all but the first find it made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _empty(folder: Path, *, ours: bool) -> None:
     """Remove what steps write, and nothing else: the folder might hold a person's own files.
 

@@ -56,6 +56,7 @@ def layer(module: str) -> int:
         "commands": 6,
         "console": 5,
         "check": 5,
+        "launch": 5,
         "preview": 5,
         "look": 5,
         "pipeline": 4,
@@ -86,7 +87,9 @@ def test_what_works_on_data_and_models_knows_nothing_of_chain_and_screen(module:
     assert not own(module) & above
 
 
-@pytest.mark.parametrize("module", ["rows", "errors", "report", "outcome", "environment", "store", "chat.template"])
+@pytest.mark.parametrize(
+    "module", ["rows", "errors", "report", "outcome", "environment", "processes", "store", "chat.template"]
+)
 def test_the_lowest_modules_import_the_standard_library_and_each_other_only(module: str) -> None:
     others = {name.split(".")[0] for name in imports(f"smolalign.{module}")} - {"smolalign"}
     assert others <= sys.stdlib_module_names
@@ -116,7 +119,7 @@ def loaded_by(code: str) -> set[str]:
     [
         "smolalign.cli, smolalign.commands",
         "smolalign.recipe.load, smolalign.recipe.shipped",
-        "smolalign.check, smolalign.preview, smolalign.look",
+        "smolalign.check, smolalign.preview, smolalign.look, smolalign.launch",
         "smolalign.pipeline",
         "smolalign.data.load, smolalign.data.gather, smolalign.data.smoltalk",
     ],

@@ -14,7 +14,12 @@ from smolalign.report import Reporter
 from smolalign.train.compute import choose_for, start
 from smolalign.train.dataset import tokenize_chats
 from smolalign.train.session import Watch, trainer_arguments
+from smolalign.train.shares import TokenShares
 from smolalign.train.tuning import prepare, tune
+
+
+class RowTrainer(TokenShares, SFTTrainer):
+    """TRL's SFT trainer, on rows shared out exactly where several processes train."""
 
 
 def run(step: SftStep | FcStep, folder: Path, report: Reporter) -> Outcome:
@@ -22,7 +27,7 @@ def run(step: SftStep | FcStep, folder: Path, report: Reporter) -> Outcome:
     compute = choose_for(step)
     start(compute, report)
     prepared = prepare(step, "chat", tokenize_chats, folder, report)
-    trainer = SFTTrainer(
+    trainer = RowTrainer(
         model=load_model(step.model, step.quantize),
         args=trainer_arguments(SFTConfig, step, folder, {**compute.trainer_fields(), **unpadded(step)}),
         train_dataset=prepared.rows,

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from peft import get_peft_model
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from smolalign import processes
 from smolalign.chat.render import require_trainable_template
 from smolalign.data.gather import gather
 from smolalign.data.row_files import without_folders, write_rows
-from smolalign.model import load_tokenizer, merged, save_model
+from smolalign.model import load_model, load_tokenizer, lora_config, merged, save_model
 from smolalign.outcome import Outcome
 from smolalign.recipe.schema import TuneStep
 from smolalign.report import Reporter
 from smolalign.rows import RowKind
 from smolalign.train.compute import Compute, computing
 from smolalign.train.dataset import Ledger
+from smolalign.train.group import require_layout, whole_state
 from smolalign.train.session import train
 
 Tokenize = Callable[[Any, Sequence[Any], int], tuple[Dataset, Ledger]]
@@ -43,13 +46,14 @@ def prepare(step: TuneStep, kind: RowKind, tokenize: Tokenize, folder: Path, rep
         UserError: the template would not train its stop token, or more rows than `max_cut` allows are too long, among
             those to train on or among those held out.
     """
+    require_layout(quantized=step.quantize is not None)
     tokenizer = load_tokenizer(step.model, step.template)
     require_trainable_template(tokenizer)
     gathered = gather(step.data, kind, seed=step.seed, test_fraction=step.test_fraction)
     rows, ledger = tokenize(tokenizer, gathered.train, step.max_length)
     report.say(f"train: {ledger.line()}")
     ledger.check(step.max_cut, step.max_length)
-    if gathered.test:
+    if gathered.test and processes.is_main():
         write_rows(without_folders(gathered.test), folder / "data" / "test.parquet")
     truncation: dict[str, Any] = {**ledger.as_dict(), "held_out": None}
     held_out = gathered.test + (gather(step.eval_data, kind, seed=step.seed).train if step.eval_data else [])
@@ -66,9 +70,21 @@ def tune(trainer: Any, step: TuneStep, prepared: Prepared, compute: Compute, fol
     keep_trained_weights_in_fp32(trainer.model)
     with computing(trainer, compute):
         metrics = train(trainer, folder, report)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    save_model(merged(model, step.model, step.quantize, folder), prepared.tokenizer, folder / "model")
+    state = whole_state(trainer)
+    if processes.is_main():
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if state is not None and step.lora:
+            model, state = _rebuilt(step, state), None
+        save_model(merged(model, step.model, step.quantize, folder), prepared.tokenizer, folder / "model", state)
     return Outcome(metrics, prepared.data, prepared.truncation)
+
+
+def _rebuilt(step: TuneStep, state: dict[str, Any]) -> Any:
+    """The model with its adapters in one piece, from weights that were gathered: only then can they be merged."""
+    assert step.lora
+    model = get_peft_model(load_model(step.model), lora_config(step.lora))
+    model.load_state_dict(state)
+    return model
 
 
 def keep_trained_weights_in_fp32(model: Any) -> None:
