@@ -117,7 +117,7 @@ def _check_rendering(name: str, recipe: Recipe, step: TuneStep, chain: Chain) ->
     sources = [found for data in step.data for found in sources_ahead(data, chain, name)]
     rows: list[Any] = [row for source in sources for row in first_rows(source, kind, SAMPLE_ROWS).rows]
     _, ledger = (tokenize_pairs if kind == "pair" else tokenize_chats)(tokenizer, rows, step.max_length)
-    over = (ledger.rows_cut + ledger.rows_dropped) / max(1, ledger.rows + ledger.rows_dropped)
+    over = ledger.rows_lost / max(1, ledger.rows_seen)
     trained = ledger.trained_tokens / max(1, ledger.tokens)
     yield Finding(
         name,

@@ -19,7 +19,7 @@ from smolalign.recipe.schema import TuneStep
 from smolalign.report import Reporter
 from smolalign.rows import RowKind
 from smolalign.train.attention import attending_per_document
-from smolalign.train.dataset import Ledger
+from smolalign.train.dataset import Ledger, say_ledger
 from smolalign.train.lm_head import score_only_trained_tokens
 from smolalign.train.session import train
 
@@ -48,7 +48,7 @@ def prepare(step: TuneStep, kind: RowKind, tokenize: Tokenize, folder: Path, rep
     require_trainable_template(tokenizer)
     gathered = gather(step.data, kind, seed=step.seed, test_fraction=step.test_fraction)
     rows, ledger = tokenize(tokenizer, gathered.train, step.max_length)
-    report.say(f"train: {ledger.line()}")
+    say_ledger("train", ledger, report)
     ledger.check(step.max_cut, step.max_length)
     if gathered.test:
         write_rows(without_folders(gathered.test), folder / "data" / "test.parquet")
@@ -57,7 +57,7 @@ def prepare(step: TuneStep, kind: RowKind, tokenize: Tokenize, folder: Path, rep
     if not held_out:
         return Prepared(tokenizer, rows, None, gathered.report, truncation)
     measured, lost = tokenize(tokenizer, held_out, step.max_length)
-    report.say(f"held out: {lost.line()}")
+    say_ledger("held out", lost, report)
     lost.check(step.max_cut, step.max_length)
     return Prepared(tokenizer, rows, measured, gathered.report, {**truncation, "held_out": lost.as_dict()})
 
