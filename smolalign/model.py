@@ -16,6 +16,7 @@ from smolalign.chat.template import chat_template
 from smolalign.errors import UserError
 from smolalign.recipe.schema import Lora
 from smolalign.store import digest_path, whole_folder
+from smolalign.vocabulary import added_tokens, fit_vocabulary, speak_template
 
 # What Transformers raises on checkpoints that are missing, torn or not checkpoints at all.
 UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, SafetensorError)
@@ -29,11 +30,12 @@ def device() -> torch.device:
 
 
 def load_tokenizer(reference: str, template: str = "model") -> Tokenizer:
-    """The tokenizer of a model, with the chat template that a recipe names.
+    """The tokenizer of a model, with the chat template that a recipe names, and with that template's tokens.
 
     Args:
         reference: checkpoint folder, `.gguf` file, or Hub id with an optional `@revision`.
-        template: `smollm2`, `chatml`, or `model` for the model's own.
+        template: `smollm2`, `chatml`, or `model` for the model's own. Tokens of the first two that the vocabulary lacks
+            are added to it; `fit_vocabulary` gives the model rows for them.
 
     Raises:
         UserError: it cannot be loaded.
@@ -45,10 +47,16 @@ def load_tokenizer(reference: str, template: str = "model") -> Tokenizer:
         raise _not_loadable(reference, error) from None
     if template != "model":
         tokenizer.chat_template = chat_template(template)
+        speak_template(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def tokens_added(reference: str, tokenizer: Tokenizer) -> dict[str, int]:
+    """The tokens of `tokenizer`, with their ids in ascending order, that a model's own tokenizer lacks."""
+    return added_tokens(load_tokenizer(reference), tokenizer)
 
 
 def load_model(reference: str, quantize: str | None = None) -> PreTrainedModel:
@@ -91,13 +99,14 @@ def quantization(quantize: str, here: torch.device) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
 
 
-def lora_config(lora: Lora) -> LoraConfig:
-    """peft's configuration of a recipe's `lora` block."""
+def lora_config(lora: Lora, rows: dict[str, list[int]] | None = None) -> LoraConfig:
+    """peft's configuration of a recipe's `lora` block, with rows of the embeddings to train, by name of the layer."""
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
+        trainable_token_indices=rows,
         task_type="CAUSAL_LM",
     )
 
@@ -107,7 +116,9 @@ def unadapted(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def merged(model: PreTrainedModel | PeftModel, reference: str, quantize: str | None, folder: Path) -> PreTrainedModel:
+def merged(
+    model: PreTrainedModel | PeftModel, reference: str, quantize: str | None, folder: Path, tokenizer: Tokenizer
+) -> PreTrainedModel:
     """The model with its adapters merged into full-precision weights, so that what is saved is a plain checkpoint.
 
     Adapters trained over quantized weights are merged into the weights that were quantized, not into their rounding.
@@ -116,14 +127,19 @@ def merged(model: PreTrainedModel | PeftModel, reference: str, quantize: str | N
         model: what was trained.
         reference: where its base came from.
         quantize: how its base had been quantized.
-        folder: gets a copy of the adapters, in peft's format, as `adapter/`.
+        folder: gets a copy of the adapters, in peft's format and with the tokenizer, as `adapter/`.
+        tokenizer: what the model was trained with.
     """
     if not isinstance(model, PeftModel):
         return model
     with whole_folder(folder / "adapter") as target:
-        model.save_pretrained(str(target))
+        # The rows of added tokens are saved as adapters are, so the embeddings themselves need not be.
+        model.save_pretrained(str(target), save_embedding_layers=False)
+        tokenizer.save_pretrained(target)
     if quantize:
-        model = PeftModel.from_pretrained(load_model(reference), folder / "adapter")
+        base = load_model(reference)
+        fit_vocabulary(base, tokens_added(reference, tokenizer))
+        model = PeftModel.from_pretrained(base, folder / "adapter")
     return model.merge_and_unload()
 
 

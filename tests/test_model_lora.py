@@ -64,7 +64,8 @@ def test_the_merged_checkpoint_computes_what_the_adapted_model_did(model_64: Pat
     model = adapted(load_model(str(model_64)))
     expected = logits(model)
     assert (expected - base).abs().max() > 0.1
-    save_model(merged(model, str(model_64), None, tmp_path), load_tokenizer(str(model_64)), tmp_path / "model")
+    tokenizer = load_tokenizer(str(model_64))
+    save_model(merged(model, str(model_64), None, tmp_path, tokenizer), tokenizer, tmp_path / "model")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     torch.testing.assert_close(logits(plain), expected, rtol=1e-4, atol=1e-4)
     with_adapter = PeftModel.from_pretrained(load_model(str(model_64)), tmp_path / "adapter")
@@ -82,7 +83,7 @@ def test_adapters_reach_every_linear_layer_but_the_output(model_64: Path) -> Non
 
 def test_a_model_without_adapters_is_left_as_it_is(model_64: Path, tmp_path: Path) -> None:
     model = load_model(str(model_64))
-    assert merged(model, str(model_64), None, tmp_path) is model
+    assert merged(model, str(model_64), None, tmp_path, load_tokenizer(str(model_64))) is model
     assert not (tmp_path / "adapter").exists()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from smolalign.chat.render import require_trainable_template
 from smolalign.data.gather import gather
 from smolalign.data.row_files import without_folders, write_rows
-from smolalign.model import load_tokenizer, merged, save_model, unadapted
+from smolalign.errors import UserError
+from smolalign.model import load_tokenizer, merged, save_model, tokens_added, unadapted
 from smolalign.outcome import Outcome
 from smolalign.recipe.schema import TuneStep
 from smolalign.report import Reporter
@@ -22,19 +23,24 @@ from smolalign.train.attention import attending_per_document
 from smolalign.train.dataset import Ledger, say_ledger
 from smolalign.train.lm_head import score_only_trained_tokens
 from smolalign.train.session import train
+from smolalign.vocabulary import give_head_its_bias, named
 
 Tokenize = Callable[[Any, Sequence[Any], int], tuple[Dataset, Ledger]]
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A step's tokenizer, its rows as tokens, those held out (None where there are none), and all counts of them."""
+    """A step's tokenizer, its rows as tokens, those held out (None where there are none), and all counts of them.
+
+    `added` are the ids of the tokens, by token, that the template needs and the model lacks.
+    """
 
     tokenizer: Tokenizer
     rows: Dataset
     held_out: Dataset | None
     data: list[dict[str, Any]]
     truncation: dict[str, Any]
+    added: dict[str, int]
 
 
 def prepare(step: TuneStep, kind: RowKind, tokenize: Tokenize, folder: Path, report: Reporter) -> Prepared:
@@ -42,10 +48,13 @@ def prepare(step: TuneStep, kind: RowKind, tokenize: Tokenize, folder: Path, rep
 
     Raises:
         UserError: the template would not train its stop token, or more rows than `max_cut` allows are too long, among
-            those to train on or among those held out.
+            those to train on or among those held out; or pairs would have to teach new tokens.
     """
     tokenizer = load_tokenizer(step.model, step.template)
     require_trainable_template(tokenizer)
+    added = tokens_added(step.model, tokenizer)
+    if added:
+        report.say(say_added(added, kind))
     gathered = gather(step.data, kind, seed=step.seed, test_fraction=step.test_fraction)
     rows, ledger = tokenize(tokenizer, gathered.train, step.max_length)
     say_ledger("train", ledger, report)
@@ -55,21 +64,40 @@ def prepare(step: TuneStep, kind: RowKind, tokenize: Tokenize, folder: Path, rep
     truncation: dict[str, Any] = {**ledger.as_dict(), "held_out": None}
     held_out = gathered.test + (gather(step.eval_data, kind, seed=step.seed).train if step.eval_data else [])
     if not held_out:
-        return Prepared(tokenizer, rows, None, gathered.report, truncation)
+        return Prepared(tokenizer, rows, None, gathered.report, truncation, added)
     measured, lost = tokenize(tokenizer, held_out, step.max_length)
     say_ledger("held out", lost, report)
     lost.check(step.max_cut, step.max_length)
-    return Prepared(tokenizer, rows, measured, gathered.report, {**truncation, "held_out": lost.as_dict()})
+    truncation["held_out"] = lost.as_dict()
+    return Prepared(tokenizer, rows, measured, gathered.report, truncation, added)
+
+
+def say_added(added: Mapping[str, int], kind: RowKind) -> str:
+    """What is said of tokens that the template needs and the model lacks.
+
+    Raises:
+        UserError: they would be taught by pairs. A model that has never seen its stop token has nothing to say on which
+            of two answers it prefers, and DPO would be measured against it.
+    """
+    if kind == "pair":
+        raise UserError(
+            f"the model's vocabulary lacks {named(added)}, which the template needs and dpo cannot teach",
+            mend="fine-tune the model on chats first: smolalign sft",
+        )
+    return f"added {len(added)} tokens to the vocabulary: {named(added)}; their embeddings are trained"
 
 
 def tune(trainer: Any, step: TuneStep, prepared: Prepared, folder: Path, report: Reporter) -> Outcome:
     """Train, merge adapters into full-precision weights, and write `model/`."""
     keep_trained_weights_in_fp32(trainer.model)
+    give_head_its_bias(unadapted(trainer.model))
     score_only_trained_tokens(unadapted(trainer.model))
     with attending_per_document(trainer.accelerator.unwrap_model(trainer.model)):
         metrics = train(trainer, folder, report)
     model = trainer.accelerator.unwrap_model(trainer.model)
-    save_model(merged(model, step.model, step.quantize, folder), prepared.tokenizer, folder / "model")
+    save_model(
+        merged(model, step.model, step.quantize, folder, prepared.tokenizer), prepared.tokenizer, folder / "model"
+    )
     return Outcome(metrics, prepared.data, prepared.truncation)
 
 
