@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from smolalign.adapters import base_of, is_adapter, mend_base
 from smolalign.chat.template import chat_template
 from smolalign.errors import UserError
 from smolalign.recipe.schema import Lora
@@ -33,7 +35,7 @@ def load_tokenizer(reference: str, template: str = "model") -> Tokenizer:
     """The tokenizer of a model, with the chat template that a recipe names, and with that template's tokens.
 
     Args:
-        reference: checkpoint folder, `.gguf` file, or Hub id with an optional `@revision`.
+        reference: checkpoint folder, adapter folder, `.gguf` file, or Hub id with an optional `@revision`.
         template: `smollm2`, `chatml`, or `model` for the model's own. Tokens of the first two that the vocabulary lacks
             are added to it; `fit_vocabulary` gives the model rows for them.
 
@@ -63,12 +65,15 @@ def load_model(reference: str, quantize: str | None = None) -> PreTrainedModel:
     """A causal language model, in fp32 on the CPU and in its own dtype on an accelerator.
 
     Args:
-        reference: checkpoint folder, `.gguf` file, or Hub id with an optional `@revision`.
+        reference: checkpoint folder, adapter folder, `.gguf` file, or Hub id with an optional `@revision`. Adapters are
+            merged into their base, before it is quantized.
         quantize: `int8` or `nf4` loads the linear layers through bitsandbytes (Dettmers et al. 2022, 2023).
 
     Raises:
         UserError: it cannot be loaded.
     """
+    if is_adapter(Path(reference)):
+        return _adapted_model(Path(reference), quantize)
     name, options = _location(reference)
     here = device()
     options["dtype"] = torch.float32 if here.type == "cpu" else "auto"
@@ -83,6 +88,11 @@ def load_model(reference: str, quantize: str | None = None) -> PreTrainedModel:
         _require_every_weight(found)
     except UNREADABLE as error:
         raise _not_loadable(reference, error) from None
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise UserError(
+            f"{reference} is adapters on the Hub, or beside a model's weights",
+            mend="name a local folder that holds the adapters alone",
+        )
     return model if quantize else on_device(model)
 
 
@@ -133,14 +143,46 @@ def merged(
     if not isinstance(model, PeftModel):
         return model
     with whole_folder(folder / "adapter") as target:
+        for config in model.peft_config.values():
+            config.revision = _location(reference)[1].get("revision")
         # The rows of added tokens are saved as adapters are, so the embeddings themselves need not be.
         model.save_pretrained(str(target), save_embedding_layers=False)
         tokenizer.save_pretrained(target)
     if quantize:
-        base = load_model(reference)
-        fit_vocabulary(base, tokens_added(reference, tokenizer))
-        model = PeftModel.from_pretrained(base, folder / "adapter")
+        return _merge(folder / "adapter", reference)
     return model.merge_and_unload()
+
+
+def _merge(folder: Path, base: str) -> PreTrainedModel:
+    """A base model, in full precision, with the adapters of a folder merged into its weights."""
+    try:
+        model = load_model(base)
+    except UserError as error:
+        raise UserError(f"the base model of the adapters in {folder}: {error.what}", mend=mend_base(folder)) from None
+    fit_vocabulary(model, tokens_added(base, load_tokenizer(str(folder))))
+    try:
+        if PeftConfig.from_pretrained(str(folder)).is_prompt_learning:
+            raise ValueError("they are prompts, which cannot be merged into weights")
+        adapted = PeftModel.from_pretrained(model, str(folder))
+        # peft only warns of adapters that do not fit; loading once more tells which those are.
+        found = adapted.load_adapter(str(folder), "default")
+    except (*UNREADABLE, TypeError) as error:
+        raise _adapters_unfit(folder, base, str(error)) from None
+    if unfit := sorted([*found.missing_keys, *found.unexpected_keys]):
+        raise _adapters_unfit(folder, base, f"{len(unfit)} weights are missing or too many, such as {unfit[0]}")
+    return adapted.merge_and_unload()
+
+
+def _adapted_model(folder: Path, quantize: str | None) -> PreTrainedModel:
+    """The model that an adapter folder stands for, quantized after its adapters are merged."""
+    model = _merge(folder, base_of(folder))
+    if quantize:
+        with tempfile.TemporaryDirectory() as place:
+            model.save_pretrained(place)
+            model = load_model(place, quantize)
+    # Adapters that are trained over it note this as their base.
+    model.name_or_path = str(folder)
+    return model
 
 
 def save_model(model: PreTrainedModel, tokenizer: Tokenizer, target: Path) -> None:
@@ -163,7 +205,10 @@ def _location(reference: str) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` takes: a folder or a Hub id, and the revision."""
     if reference.endswith(".gguf"):
         return str(_converted_gguf(Path(reference))), {}
-    if Path(reference).is_dir():
+    folder = Path(reference)
+    if is_adapter(folder) and not (folder / "tokenizer_config.json").is_file():
+        return _location(base_of(folder))
+    if folder.is_dir():
         return reference, {}
     name, _, revision = reference.partition("@")
     return name, {"revision": revision} if revision else {}
@@ -194,6 +239,11 @@ def _require_every_weight(found: dict[str, Any]) -> None:
     lacking = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
     if lacking:
         raise ValueError(f"{len(lacking)} weights are missing or do not fit its config, such as {lacking[0]}")
+
+
+def _adapters_unfit(folder: Path, base: str, why: str) -> UserError:
+    first = why.strip().splitlines()[0] if why.strip() else "they cannot be read"
+    return UserError(f"the adapters in {folder} do not fit {base}: {first[:300]}", mend=mend_base(folder))
 
 
 def _not_loadable(reference: str, error: Exception) -> UserError:

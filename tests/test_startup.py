@@ -63,6 +63,7 @@ def layer(module: str) -> int:
         "eval": 3,
         "model": 2,
         "vocabulary": 2,
+        "adapters": 2,
         "data": 2,
         "chat": 2,
         "recipe": 1,

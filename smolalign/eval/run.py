@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from smolalign.adapters import is_adapter, merging
 from smolalign.chat.render import render_prompt, require_trainable_template
 from smolalign.data.gather import gather
 from smolalign.eval.generate import generate
@@ -35,6 +36,8 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
         tokenizer = load_tokenizer(step.models[name], step.template)
         if not tokenizer.chat_template or any(task.task in SCORED for task in step.tasks.values()):
             require_trainable_template(tokenizer)
+        if is_adapter(Path(step.models[name])):
+            report.say(f"{name}: {merging(Path(step.models[name]))}")
         model = load_model(step.models[name]).eval()
         fit_vocabulary(model, tokens_added(step.models[name], tokenizer))
         loaded = Loaded(model, tokenizer, step.batch_size, step.seed)

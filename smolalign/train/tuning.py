@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from smolalign.adapters import adapters_beside, is_adapter, merging
 from smolalign.chat.render import require_trainable_template
 from smolalign.data.gather import gather
 from smolalign.data.row_files import without_folders, write_rows
@@ -50,6 +51,7 @@ def prepare(step: TuneStep, kind: RowKind, tokenize: Tokenize, folder: Path, rep
         UserError: the template would not train its stop token, or more rows than `max_cut` allows are too long, among
             those to train on or among those held out; or pairs would have to teach new tokens.
     """
+    say_adapters(Path(step.model), kind, report)
     tokenizer = load_tokenizer(step.model, step.template)
     require_trainable_template(tokenizer)
     added = tokens_added(step.model, tokenizer)
@@ -70,6 +72,15 @@ def prepare(step: TuneStep, kind: RowKind, tokenize: Tokenize, folder: Path, rep
     lost.check(step.max_cut, step.max_length)
     truncation["held_out"] = lost.as_dict()
     return Prepared(tokenizer, rows, measured, gathered.report, truncation, added)
+
+
+def say_adapters(model: Path, kind: RowKind, report: Reporter) -> None:
+    """Say where the adapters in a model are: those that a step begins with are weights by the time it trains."""
+    if is_adapter(model):
+        report.say(f"model: {merging(model)} before training")
+    elif adapters_beside(model):
+        also = ", which is also DPO's reference" if kind == "pair" else ""
+        report.say(f"@{model.parent.name} was trained with adapters; they are merged in its model/{also}")
 
 
 def say_added(added: Mapping[str, int], kind: RowKind) -> str:
