@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from smolalign.errors import UserError
-from smolalign.look import KIND_OF_ROWS, Chain, first_rows, require_step, sources_ahead, tokenizer_ahead
+from smolalign.look import KIND_OF_ROWS, Chain, added_ahead, first_rows, require_step, sources_ahead, tokenizer_ahead
 from smolalign.pipeline import resolve_model
 from smolalign.recipe.load import Recipe
 from smolalign.recipe.schema import DataSource, EvalStep, TrainStep, TuneStep
@@ -109,15 +109,18 @@ def _build_trainer_config(step: TrainStep, kind: str, folder: Path) -> None:
 def _check_rendering(name: str, recipe: Recipe, step: TuneStep, chain: Chain) -> Iterator[Finding]:
     from smolalign.chat.render import require_trainable_template
     from smolalign.train.dataset import tokenize_chats, tokenize_pairs
+    from smolalign.train.tuning import say_added
 
     tokenizer = tokenizer_ahead(step.model, step.template, chain, name, SAMPLE_ROWS)
     require_trainable_template(tokenizer)
+    if added := added_ahead(step.model, tokenizer, chain, name):
+        yield Finding(name, say_added(added, KIND_OF_ROWS[recipe.kind]))
     yield Finding(name, "the template trains its stop token")
     kind = KIND_OF_ROWS[recipe.kind]
     sources = [found for data in step.data for found in sources_ahead(data, chain, name)]
     rows: list[Any] = [row for source in sources for row in first_rows(source, kind, SAMPLE_ROWS).rows]
     _, ledger = (tokenize_pairs if kind == "pair" else tokenize_chats)(tokenizer, rows, step.max_length)
-    over = (ledger.rows_cut + ledger.rows_dropped) / max(1, ledger.rows + ledger.rows_dropped)
+    over = ledger.rows_lost / max(1, ledger.rows_seen)
     trained = ledger.trained_tokens / max(1, ledger.tokens)
     yield Finding(
         name,

@@ -215,7 +215,7 @@ def preview(
 
 @app.command()
 def chat(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a .gguf file or a Hub id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model or adapter folder, a .gguf file or a Hub id.")],
     tools: Annotated[Path | None, typer.Option("--tools", help="JSON file with a list of tool schemas.")] = None,
     system: Annotated[str | None, typer.Option("--system", help="System turn.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest reply, in tokens.")] = 256,

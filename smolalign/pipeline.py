@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from smolalign import __version__, processes
+from smolalign.adapters import base_of, is_adapter
 from smolalign.chat.template import chat_template
 from smolalign.data.records import fingerprint_source
 from smolalign.errors import UserError
@@ -216,12 +217,19 @@ def resolve_model(reference: str, recipe: Recipe, run_folder: Path) -> tuple[str
     path = recipe.folder / Path(reference).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return str(path.resolve()), digest_path(path)
+    if is_adapter(path):
+        try:
+            base = base_of(path)
+        except UserError as error:
+            raise error.at(recipe.file) from None
+        below = resolve_model(base, recipe, run_folder)[1] if Path(base).exists() else base
+        return str(path.resolve()), digest_json([digest_path(path), below])
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(
                 f"{reference} is no model folder: it has no config.json",
                 where=str(recipe.file),
-                mend="name a checkpoint in Transformers format, such as a step's model/ folder",
+                mend="name a checkpoint in Transformers format, such as a step's model/ folder, or adapters in peft's",
             )
         return str(path.resolve()), digest_path(path)
     if path.is_file():

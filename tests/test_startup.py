@@ -63,6 +63,8 @@ def layer(module: str) -> int:
         "train": 3,
         "eval": 3,
         "model": 2,
+        "vocabulary": 2,
+        "adapters": 2,
         "data": 2,
         "chat": 2,
         "recipe": 1,
