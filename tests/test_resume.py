@@ -196,6 +196,8 @@ def step(folder: Path, out: str, kill_at: int = 0, kind: str = "sft") -> list[st
             said.append(text)
 
         def progress(self, moment: Progress) -> None:
+            if moment.unit != "steps":
+                return
             said.append(f"step {moment.done}")
             if moment.done == kill_at:
                 raise Killed
