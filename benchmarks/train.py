@@ -64,7 +64,7 @@ def real(kind: str, folder: Path, given: argparse.Namespace, peak: float) -> Non
     """SmolLM2-135M, all weights, on real chats or pairs."""
     model = checkpoint(given.model, folder / "smollm2", "smollm2")
     if kind == "sft":
-        rows = chat_rows([given.data / "llama_factory" / "alpaca_en_demo.json"], folder / "chats", 400)
+        rows = chat_rows([given.data / "llama_factory" / "alpaca_en_demo.json"], folder / "chats", 4 * given.steps)
         batch, fields = 4, {"max_length": 1024, "assistant_only_loss": True}
     else:
         rows = pair_rows(given.data / "ultrafeedback", folder / "pairs", 2 * given.steps, model, 1024)
