@@ -202,9 +202,11 @@ def _short(rows: Iterator[Pair], tokenizer: Any, count: int, max_length: int) ->
             [_message(turn) for turn in part] for part in (row.prompt, [row.chosen], [row.rejected])
         )
         lengths = (len(tokenizer.apply_chat_template(prompt + answer)["input_ids"]) for answer in (chosen, rejected))
-        if count and max(lengths) <= max_length:
-            count -= 1
+        if max(lengths) <= max_length:
             yield {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+            count -= 1
+        if not count:
+            return
 
 
 def _message(turn: Any) -> dict[str, Any]:
