@@ -44,7 +44,7 @@ def run(step: PretrainStep, folder: Path, report: Reporter) -> Outcome:
         callbacks=[Watch("pretrain", folder / "metrics.jsonl", report)],
     )
     with computing(trainer, compute):
-        metrics = train(trainer, folder, report)
+        metrics = train(trainer, step, folder, report)
     save_model(model, tokenizer, folder / "model")
     metrics |= {"parameters": size, "bytes_per_token": round(bytes_per_token, 3)}
     return Outcome(metrics, gathered.report, ledger.as_dict())

@@ -65,7 +65,7 @@ def tune(trainer: Any, step: TuneStep, prepared: Prepared, compute: Compute, fol
     """Train, merge adapters into full-precision weights, and write `model/`."""
     keep_trained_weights_in_fp32(trainer.model)
     with computing(trainer, compute):
-        metrics = train(trainer, folder, report)
+        metrics = train(trainer, step, folder, report)
     model = trainer.accelerator.unwrap_model(trainer.model)
     save_model(merged(model, step.model, step.quantize, folder), prepared.tokenizer, folder / "model")
     return Outcome(metrics, prepared.data, prepared.truncation)
