@@ -61,6 +61,7 @@ def replay(trace: Sequence[tuple[int, int]]) -> int:
     known = hasattr(library, "mallinfo2")
     if known:
         library.mallinfo2.restype = MallInfo
+    library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
     library.free.argtypes = [ctypes.c_void_p]
     library.posix_memalign.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_size_t, ctypes.c_size_t]
     blocks: dict[int, tuple[int | None, int]] = {}
@@ -72,7 +73,10 @@ def replay(trace: Sequence[tuple[int, int]]) -> int:
             alive += size
             most_alive = max(most_alive, alive)
             # More than this machine's address space may hold: what is alive is what is known.
-            known = known and library.posix_memalign(ctypes.byref(address), ALIGNMENT, size) == 0
+            if size < ALIGNMENT:
+                address.value = library.malloc(size)
+            else:
+                known = known and library.posix_memalign(ctypes.byref(address), ALIGNMENT, size) == 0
             blocks[number] = (address.value if known else None, size)
             taken = max(taken, _taken(library) - before) if known else taken
         elif number in blocks:

@@ -28,7 +28,7 @@ from smolalign.train.session import trainer_arguments
 GPU_CONTEXT = 600_000_000
 # What a CPU process takes for training besides tensors that are counted: kernels' and threads' buffers, code that is
 # run for the first time, rows and tokens. Measured on the shipped recipes.
-CPU_WORKSPACE = 120_000_000
+CPU_WORKSPACE = 70_000_000
 # Batches that are drawn to find the largest that a run will meet: as many as it has, within these bounds. A run of few
 # steps may meet a large one too.
 LEAST_DRAWS, MOST_DRAWS = 64, 2000
