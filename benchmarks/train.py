@@ -67,7 +67,7 @@ def real(kind: str, folder: Path, given: argparse.Namespace, peak: float) -> Non
         rows = chat_rows([given.data / "llama_factory" / "alpaca_en_demo.json"], folder / "chats", 400)
         batch, fields = 4, {"max_length": 1024, "assistant_only_loss": True}
     else:
-        rows = pair_rows(given.data / "ultrafeedback", folder / "pairs", 200, model, 1024)
+        rows = pair_rows(given.data / "ultrafeedback", folder / "pairs", 2 * given.steps, model, 1024)
         batch, fields = 2, {"max_length": 1024, "beta": 0.1}
     fields |= {"max_steps": given.steps, "per_device_train_batch_size": batch, **COMMON}
     contest(f"{kind} of SmolLM2-135M", kind, model, "smollm2", rows, folder, fields, given.repeats, peak, command=True)
@@ -80,7 +80,7 @@ def nano(folder: Path, steps: int, repeats: int, peak: float) -> None:
     subprocess.run([str(part) for part in command], check=True, capture_output=True)
     model, data = base / "pretrain" / "model", ROOT / "data" / "nano"
     chats = chat_rows(sorted((data / "smoltalk").glob("*.jsonl")), folder / "nano-chats", 3000)
-    pairs = pair_rows(data / "ultrafeedback.jsonl", folder / "nano-pairs", 1200, model, 512)
+    pairs = pair_rows(data / "ultrafeedback.jsonl", folder / "nano-pairs", 16 * steps, model, 512)
     for kind, rows, batch, more in (
         ("sft", chats, 32, {"assistant_only_loss": True}),
         ("dpo", pairs, 16, {"beta": 0.1}),

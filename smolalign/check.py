@@ -13,6 +13,7 @@ from smolalign.fits import fits
 from smolalign.look import (
     KIND_OF_ROWS,
     Chain,
+    added_ahead,
     first_rows,
     require_step,
     sources_ahead,
@@ -145,16 +146,19 @@ def _check_rendering(name: str, recipe: Recipe, step: TuneStep, chain: Chain) ->
     from smolalign.chat.render import require_trainable_template
     from smolalign.train.dataset import tokenize_chats, tokenize_pairs
     from smolalign.train.memory import sizes_of_rows
+    from smolalign.train.tuning import say_added
 
     tokenizer = tokenizer_ahead(step.model, step.template, chain, name, SAMPLE_ROWS)
     require_trainable_template(tokenizer)
+    if added := added_ahead(step.model, tokenizer, chain, name):
+        yield Finding(name, say_added(added, KIND_OF_ROWS[recipe.kind]))
     yield Finding(name, "the template trains its stop token")
     kind = KIND_OF_ROWS[recipe.kind]
     sources = [found for data in step.data for found in sources_ahead(data, chain, name)]
     parts: list[list[Any]] = [first_rows(source, kind, SAMPLE_ROWS).rows for source in sources]
     rows = [row for part in parts for row in part]
     tokenized, ledger = (tokenize_pairs if kind == "pair" else tokenize_chats)(tokenizer, rows, step.max_length)
-    over = (ledger.rows_cut + ledger.rows_dropped) / max(1, ledger.rows + ledger.rows_dropped)
+    over = ledger.rows_lost / max(1, ledger.rows_seen)
     trained = ledger.trained_tokens / max(1, ledger.tokens)
     yield Finding(
         name,

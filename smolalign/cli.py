@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import typer
 
 from smolalign import __version__
 from smolalign.environment import prepare
-from smolalign.errors import UserError
+from smolalign.errors import Failed, UserError, UserErrors
+from smolalign.processes import end_with_launcher, is_launched, is_main, tell_launcher
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +35,19 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check, say what would r
 Explain = Annotated[bool, typer.Option("--explain", help="Say why each choice of arithmetic was made, one a line.")]
 Model = Annotated[str | None, typer.Option("--model", help="Without a recipe: the model to start from.")]
 Data = Annotated[list[str] | None, typer.Option("--data", help="Without a recipe: a file of rows; may be repeated.")]
+
+
+class Launcher(enum.StrEnum):
+    """What `--launch` starts several processes with."""
+
+    accelerate = "accelerate"
+
+
+Launch = Annotated[Launcher | None, typer.Option("--launch", help="Train in several processes.")]
+Processes = Annotated[int | None, typer.Option("--processes", min=1, help="With --launch: processes in all.")]
+Config = Annotated[
+    str | None, typer.Option("--config", help="With --launch: ddp (default), fsdp2, zero3, or a file of Accelerate's.")
+]
 
 
 def _say_version(wanted: bool) -> None:
@@ -64,11 +79,25 @@ def run(
 
 
 def _step(
-    kind: str, recipe: str | None, overrides: list[str] | None, out: Path | None, fresh: bool, dry_run: bool, **own: Any
+    kind: str,
+    recipe: str | None,
+    overrides: list[str] | None,
+    out: Path | None,
+    fresh: bool,
+    dry_run: bool,
+    *,
+    launch: tuple[Launcher | None, int | None, str | None] = (None, None, None),
+    **own: Any,
 ) -> None:
-    from smolalign.commands import run_one
+    from smolalign.commands import launch_one, run_one
 
-    run_one(kind, recipe, overrides or [], out, fresh=fresh, dry_run=dry_run, **own)
+    launcher, processes, config = launch
+    if launcher is None and (processes or config):
+        raise UserError("--processes and --config go with --launch", mend="add --launch accelerate")
+    if launcher is None or dry_run:
+        run_one(kind, recipe, overrides or [], out, fresh=fresh, dry_run=dry_run, **own)
+    else:
+        launch_one(kind, recipe, overrides or [], out, fresh=fresh, processes=processes, config=config, **own)
 
 
 @app.command()
@@ -79,9 +108,12 @@ def pretrain(
     fresh: Fresh = False,
     dry_run: DryRun = False,
     explain: Explain = False,
+    launch: Launch = None,
+    processes: Processes = None,
+    config: Config = None,
 ) -> None:
     """Train a tokenizer and a base model from nothing."""
-    _step("pretrain", recipe, overrides, out, fresh, dry_run, explain=explain)
+    _step("pretrain", recipe, overrides, out, fresh, dry_run, explain=explain, launch=(launch, processes, config))
 
 
 @app.command()
@@ -102,9 +134,13 @@ def sft(
     fresh: Fresh = False,
     dry_run: DryRun = False,
     explain: Explain = False,
+    launch: Launch = None,
+    processes: Processes = None,
+    config: Config = None,
 ) -> None:
     """Fine-tune on chats: by a recipe, or with --model and --data."""
-    _step("sft", recipe, overrides, out, fresh, dry_run, explain=explain, model=model, data=data)
+    own = {"explain": explain, "model": model, "data": data}
+    _step("sft", recipe, overrides, out, fresh, dry_run, launch=(launch, processes, config), **own)
 
 
 @app.command()
@@ -117,9 +153,13 @@ def dpo(
     fresh: Fresh = False,
     dry_run: DryRun = False,
     explain: Explain = False,
+    launch: Launch = None,
+    processes: Processes = None,
+    config: Config = None,
 ) -> None:
     """Align on preference pairs with DPO: by a recipe, or with --model and --data."""
-    _step("dpo", recipe, overrides, out, fresh, dry_run, explain=explain, model=model, data=data)
+    own = {"explain": explain, "model": model, "data": data}
+    _step("dpo", recipe, overrides, out, fresh, dry_run, launch=(launch, processes, config), **own)
 
 
 @app.command()
@@ -132,9 +172,13 @@ def fc(
     fresh: Fresh = False,
     dry_run: DryRun = False,
     explain: Explain = False,
+    launch: Launch = None,
+    processes: Processes = None,
+    config: Config = None,
 ) -> None:
     """Fine-tune for function calling: by a recipe, or with --model and --data."""
-    _step("fc", recipe, overrides, out, fresh, dry_run, explain=explain, model=model, data=data)
+    own = {"explain": explain, "model": model, "data": data}
+    _step("fc", recipe, overrides, out, fresh, dry_run, launch=(launch, processes, config), **own)
 
 
 @app.command(name="eval")
@@ -179,7 +223,7 @@ def preview(
 
 @app.command()
 def chat(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a .gguf file or a Hub id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model or adapter folder, a .gguf file or a Hub id.")],
     tools: Annotated[Path | None, typer.Option("--tools", help="JSON file with a list of tool schemas.")] = None,
     system: Annotated[str | None, typer.Option("--system", help="System turn.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest reply, in tokens.")] = 256,
@@ -222,24 +266,29 @@ def recipes_copy(name: RecipeArgument, target: Annotated[Path, typer.Argument(he
 def main() -> None:
     """Entry point: user errors end with one line and exit code 2, failures of ours with one line and 1."""
     prepare()
+    end_with_launcher()
     try:
         app()
     except UserError as error:
         if "SMOLALIGN_DEBUG" in os.environ:
             raise
-        from smolalign.console import print_error
+        lines = [one.line() for one in (error.errors if isinstance(error, UserErrors) else [error])]
+        if not tell_launcher(error.line(), lines) and is_main():
+            from smolalign.console import print_error
 
-        print_error(error)
+            print_error(error)
         sys.exit(2)
     except SystemExit as end:
         # Typer makes this of Ctrl-C, without a word.
-        if end.code == 130:
+        if end.code == 130 and is_main() and not is_launched():
             typer.echo("stopped; run the same command again to go on", err=True)
         raise
     except Exception as error:
         if "SMOLALIGN_DEBUG" in os.environ:
             raise
-        typer.echo(f"failed: {type(error).__name__}: {error}\nrun smolalign --debug … for the traceback", err=True)
+        what = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+        if not tell_launcher(what):
+            typer.echo(f"failed: {what}\nrun smolalign --debug … for the traceback", err=True)
         sys.exit(1)
 
 

@@ -17,7 +17,8 @@ from smolalign.console import (
 )
 from smolalign.errors import UserError, UserErrors
 from smolalign.memory import parse_size
-from smolalign.pipeline import StepResult, default_run_folder, resolve, run_step
+from smolalign.pipeline import StepResult, default_run_folder, find_done, resolve, run_step
+from smolalign.processes import is_main
 from smolalign.recipe.load import Recipe, load_pipeline_steps, load_recipe, recipe_from_options
 from smolalign.recipe.schema import PipelineStep
 from smolalign.recipe.shipped import find_recipe
@@ -79,6 +80,34 @@ def run_one(
         print_line(f"in {result.folder}")
 
 
+def launch_one(
+    kind: str,
+    argument: str | None,
+    overrides: Sequence[str],
+    out: Path | None,
+    *,
+    fresh: bool,
+    processes: int | None,
+    config: str | None,
+    explain: bool = False,
+    model: str | None = None,
+    data: Sequence[str] | None = None,
+) -> None:
+    """One training step in several processes, each of which does what `run_one` does, unless the step is done."""
+    from smolalign.launch import launch, plan
+
+    recipe = _one_recipe(kind, argument, overrides, model, data)
+    planned = plan(processes, config)
+    _, done = find_done(_name(recipe), recipe, out or default_run_folder(recipe))
+    if done and not fresh:
+        run_one(kind, argument, overrides, out, fresh=False, dry_run=False, model=model, data=data)
+        return
+    arguments = [kind, *([argument] if argument is not None else []), *overrides]
+    for option, values in (("--model", [model]), ("--data", data or []), ("--out", [out])):
+        arguments += [word for value in values if value is not None for word in (option, str(value))]
+    launch([*arguments, *(["--fresh"] if fresh else []), *(["--explain"] if explain else [])], planned)
+
+
 def _one_recipe(
     kind: str, argument: str | None, overrides: Sequence[str], model: str | None, data: Sequence[str] | None
 ) -> Recipe:
@@ -106,7 +135,8 @@ def _run(name: str, recipe: Recipe, run_folder: Path, fresh: bool, *, explain: b
         result = run_step(name, recipe, run_folder, screen, fresh=fresh)
     finally:
         screen.close()
-    print_step(name, result.manifest, result.cached)
+    if is_main():
+        print_step(name, result.manifest, result.cached)
     return result
 
 

@@ -15,12 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from smolalign.errors import UserError, UserErrors
+from smolalign.processes import is_main
 from smolalign.report import Progress
 
 # Without a terminal, a line of progress at most this often.
 PLAIN_SECONDS = 15.0
 
-out = Console(highlight=False)
+# Of several processes the main one speaks.
+out = Console(highlight=False, quiet=not is_main())
 err = Console(stderr=True, highlight=False)
 
 

@@ -39,3 +39,7 @@ class UserErrors(UserError):
 
     def line(self) -> str:
         return "\n".join(error.line() for error in self.errors)
+
+
+class Failed(Exception):
+    """A failure in another process; the text says what was raised there."""

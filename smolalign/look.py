@@ -115,6 +115,15 @@ def tokenizer_ahead(reference: str, template: str, chain: Chain, reader: str, li
     return load_tokenizer(resolve_model(reference, chain.steps[reader], chain.run_folder)[0], template)
 
 
+def added_ahead(reference: str, tokenizer: Any, chain: Chain, reader: str) -> dict[str, int]:
+    """The tokens, and their ids, that a step would add to its model; an earlier step's model will have them."""
+    from smolalign.model import tokens_added
+
+    if reference.startswith("@"):
+        return {}
+    return tokens_added(resolve_model(reference, chain.steps[reader], chain.run_folder)[0], tokenizer)
+
+
 def tokenizer_to_come(template: str, chain: Chain, name: str, limit: int) -> Any:
     """The tokenizer that a pretrain step would train, from the first `limit` rows of each of its sources."""
     if (name, template) not in chain.tokenizers:

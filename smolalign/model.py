@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from smolalign import processes
+from smolalign.adapters import base_of, is_adapter, mend_base
 from smolalign.chat.template import chat_template
 from smolalign.errors import UserError
 from smolalign.recipe.schema import Lora
-from smolalign.store import cache_folder, digest_path, whole_folder
+from smolalign.store import cache_folder, digest_path, taking_turns, whole_folder
+from smolalign.vocabulary import added_tokens, fit_vocabulary, speak_template
 
 # What Transformers raises on checkpoints that are missing, torn or not checkpoints at all.
 UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, SafetensorError)
 
 
 def device() -> torch.device:
-    """The device that models run on here: the first GPU, else Apple's, else the CPU."""
+    """The device that models run on here: the first GPU, or this process's own; else Apple's, else the CPU."""
+    if processes.count() > 1 and processes.on_cpu():
+        return torch.device("cpu")
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", processes.local_index()) if processes.count() > 1 else torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def load_tokenizer(reference: str, template: str = "model") -> Tokenizer:
-    """The tokenizer of a model, with the chat template that a recipe names.
+    """The tokenizer of a model, with the chat template that a recipe names, and with that template's tokens.
 
     Args:
-        reference: checkpoint folder, `.gguf` file, or Hub id with an optional `@revision`.
-        template: `smollm2`, `chatml`, or `model` for the model's own.
+        reference: checkpoint folder, adapter folder, `.gguf` file, or Hub id with an optional `@revision`.
+        template: `smollm2`, `chatml`, or `model` for the model's own. Tokens of the first two that the vocabulary lacks
+            are added to it; `fit_vocabulary` gives the model rows for them.
 
     Raises:
         UserError: it cannot be loaded.
@@ -45,22 +52,31 @@ def load_tokenizer(reference: str, template: str = "model") -> Tokenizer:
         raise _not_loadable(reference, error) from None
     if template != "model":
         tokenizer.chat_template = chat_template(template)
+        speak_template(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     return tokenizer
 
 
+def tokens_added(reference: str, tokenizer: Tokenizer) -> dict[str, int]:
+    """The tokens of `tokenizer`, with their ids in ascending order, that a model's own tokenizer lacks."""
+    return added_tokens(load_tokenizer(reference), tokenizer)
+
+
 def load_model(reference: str, quantize: str | None = None) -> PreTrainedModel:
     """A causal language model, in fp32 on the CPU and in its own dtype on an accelerator.
 
     Args:
-        reference: checkpoint folder, `.gguf` file, or Hub id with an optional `@revision`.
+        reference: checkpoint folder, adapter folder, `.gguf` file, or Hub id with an optional `@revision`. Adapters are
+            merged into their base, before it is quantized.
         quantize: `int8` or `nf4` loads the linear layers through bitsandbytes (Dettmers et al. 2022, 2023).
 
     Raises:
         UserError: it cannot be loaded.
     """
+    if is_adapter(Path(reference)):
+        return _adapted_model(Path(reference), quantize)
     name, options = _location(reference)
     here = device()
     options["dtype"] = torch.float32 if here.type == "cpu" else "auto"
@@ -75,15 +91,22 @@ def load_model(reference: str, quantize: str | None = None) -> PreTrainedModel:
         _require_every_weight(found)
     except UNREADABLE as error:
         raise _not_loadable(reference, error) from None
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise UserError(
+            f"{reference} is adapters on the Hub, or beside a model's weights",
+            mend="name a local folder that holds the adapters alone",
+        )
     return model if quantize else on_device(model)
 
 
 def load_config(reference: str) -> Any:
-    """The configuration of a model, without its weights.
+    """The configuration of a model, or of the base of adapters, without its weights.
 
     Raises:
         UserError: it cannot be loaded.
     """
+    while is_adapter(Path(reference)):
+        reference = base_of(Path(reference))
     name, options = _location(reference)
     try:
         return AutoConfig.from_pretrained(name, **options)
@@ -104,13 +127,14 @@ def quantization(quantize: str, here: torch.device) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
 
 
-def lora_config(lora: Lora) -> LoraConfig:
-    """peft's configuration of a recipe's `lora` block."""
+def lora_config(lora: Lora, rows: dict[str, list[int]] | None = None) -> LoraConfig:
+    """peft's configuration of a recipe's `lora` block, with rows of the embeddings to train, by name of the layer."""
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
+        trainable_token_indices=rows,
         task_type="CAUSAL_LM",
     )
 
@@ -120,7 +144,9 @@ def unadapted(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def merged(model: PreTrainedModel | PeftModel, reference: str, quantize: str | None, folder: Path) -> PreTrainedModel:
+def merged(
+    model: PreTrainedModel | PeftModel, reference: str, quantize: str | None, folder: Path, tokenizer: Tokenizer
+) -> PreTrainedModel:
     """The model with its adapters merged into full-precision weights, so that what is saved is a plain checkpoint.
 
     Adapters trained over quantized weights are merged into the weights that were quantized, not into their rounding.
@@ -129,21 +155,64 @@ def merged(model: PreTrainedModel | PeftModel, reference: str, quantize: str | N
         model: what was trained.
         reference: where its base came from.
         quantize: how its base had been quantized.
-        folder: gets a copy of the adapters, in peft's format, as `adapter/`.
+        folder: gets a copy of the adapters, in peft's format and with the tokenizer, as `adapter/`.
+        tokenizer: what the model was trained with.
     """
     if not isinstance(model, PeftModel):
         return model
     with whole_folder(folder / "adapter") as target:
-        model.save_pretrained(str(target))
+        for config in model.peft_config.values():
+            config.revision = _location(reference)[1].get("revision")
+        # The rows of added tokens are saved as adapters are, so the embeddings themselves need not be.
+        model.save_pretrained(str(target), save_embedding_layers=False)
+        tokenizer.save_pretrained(target)
     if quantize:
-        model = PeftModel.from_pretrained(load_model(reference), folder / "adapter")
+        return _merge(folder / "adapter", reference)
     return model.merge_and_unload()
 
 
-def save_model(model: PreTrainedModel, tokenizer: Tokenizer, target: Path) -> None:
+def _merge(folder: Path, base: str) -> PreTrainedModel:
+    """A base model, in full precision, with the adapters of a folder merged into its weights."""
+    try:
+        model = load_model(base)
+    except UserError as error:
+        raise UserError(f"the base model of the adapters in {folder}: {error.what}", mend=mend_base(folder)) from None
+    fit_vocabulary(model, tokens_added(base, load_tokenizer(str(folder))))
+    try:
+        if PeftConfig.from_pretrained(str(folder)).is_prompt_learning:
+            raise ValueError("they are prompts, which cannot be merged into weights")
+        adapted = PeftModel.from_pretrained(model, str(folder))
+        # peft only warns of adapters that do not fit; loading once more tells which those are.
+        found = adapted.load_adapter(str(folder), "default")
+    except (*UNREADABLE, TypeError) as error:
+        raise _adapters_unfit(folder, base, str(error)) from None
+    if unfit := sorted([*found.missing_keys, *found.unexpected_keys]):
+        raise _adapters_unfit(folder, base, f"{len(unfit)} weights are missing or too many, such as {unfit[0]}")
+    return adapted.merge_and_unload()
+
+
+def _adapted_model(folder: Path, quantize: str | None) -> PreTrainedModel:
+    """The model that an adapter folder stands for, quantized after its adapters are merged."""
+    model = _merge(folder, base_of(folder))
+    if quantize:
+        with tempfile.TemporaryDirectory() as place:
+            model.save_pretrained(place)
+            model = load_model(place, quantize)
+    # Adapters that are trained over it note this as their base.
+    model.name_or_path = str(folder)
+    return model
+
+
+def save_model(model: PreTrainedModel, tokenizer: Tokenizer, target: Path, state: dict[str, Any] | None = None) -> None:
     """Write a checkpoint in Transformers format, whole or not at all: weights, tokenizer, template, generation config.
 
     Generation stops at the tokenizer's end of sequence, which is the template's stop token.
+
+    Args:
+        model: what to save.
+        tokenizer: goes with it.
+        target: the folder that the checkpoint becomes.
+        state: its weights by name, where the model itself holds only a share of them.
     """
     model.set_attn_implementation("sdpa")
     model.config.use_cache = True
@@ -151,8 +220,11 @@ def save_model(model: PreTrainedModel, tokenizer: Tokenizer, target: Path) -> No
     model.config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if state is not None:
+        # Weights that are one and the same are gathered under each of their names.
+        state = {name: value for name, value in state.items() if name not in model.all_tied_weights_keys}
     with whole_folder(target) as folder:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=state)
         tokenizer.save_pretrained(folder)
 
 
@@ -160,7 +232,10 @@ def _location(reference: str) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` takes: a folder or a Hub id, and the revision."""
     if reference.endswith(".gguf"):
         return str(_converted_gguf(Path(reference))), {}
-    if Path(reference).is_dir():
+    folder = Path(reference)
+    if is_adapter(folder) and not (folder / "tokenizer_config.json").is_file():
+        return _location(base_of(folder))
+    if folder.is_dir():
         return reference, {}
     name, _, revision = reference.partition("@")
     return name, {"revision": revision} if revision else {}
@@ -169,20 +244,25 @@ def _location(reference: str) -> tuple[str, dict[str, Any]]:
 def _converted_gguf(file: Path) -> Path:
     """A GGUF file as a checkpoint folder in the cache: reading GGUF dequantizes it, slowly, so that is done once."""
     target = cache_folder() / "gguf" / digest_path(file)[:16]
-    if not (target / "config.json").is_file():
-        options = {"gguf_file": file.name}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **options)
-            model = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **options)
-        except UNREADABLE as error:
-            raise _not_loadable(str(file), error) from None
-        # Transformers refuses to save what it thinks is still quantized; the weights are plain by now.
-        del model.config.quantization_config
-        model.hf_quantizer = None  # type: ignore[assignment]
-        with whole_folder(target) as folder:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+    with taking_turns(target):
+        if not (target / "config.json").is_file():
+            _convert_gguf(file, target)
     return target
+
+
+def _convert_gguf(file: Path, target: Path) -> None:
+    options = {"gguf_file": file.name}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **options)
+        model = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **options)
+    except UNREADABLE as error:
+        raise _not_loadable(str(file), error) from None
+    # Transformers refuses to save what it thinks is still quantized; the weights are plain by now.
+    del model.config.quantization_config
+    model.hf_quantizer = None  # type: ignore[assignment]
+    with whole_folder(target) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def _require_every_weight(found: dict[str, Any]) -> None:
@@ -190,6 +270,11 @@ def _require_every_weight(found: dict[str, Any]) -> None:
     lacking = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
     if lacking:
         raise ValueError(f"{len(lacking)} weights are missing or do not fit its config, such as {lacking[0]}")
+
+
+def _adapters_unfit(folder: Path, base: str, why: str) -> UserError:
+    first = why.strip().splitlines()[0] if why.strip() else "they cannot be read"
+    return UserError(f"the adapters in {folder} do not fit {base}: {first[:300]}", mend=mend_base(folder))
 
 
 def _not_loadable(reference: str, error: Exception) -> UserError:

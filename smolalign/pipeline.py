@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smolalign import __version__
+from smolalign import __version__, processes
+from smolalign.adapters import base_of, is_adapter
 from smolalign.chat.template import chat_template
 from smolalign.data.records import fingerprint_source
 from smolalign.errors import UserError
 from smolalign.outcome import Outcome
 from smolalign.recipe.load import Recipe, dump_recipe
-from smolalign.recipe.schema import DataSource, EvalStep, Step
-from smolalign.report import Reporter
+from smolalign.recipe.schema import DataSource, EvalStep, Step, TrainStep
+from smolalign.report import Reporter, Silent
 from smolalign.store import (
     DATA_VERSION,
     digest_json,
@@ -122,28 +123,22 @@ def run_step(name: str, recipe: Recipe, run_folder: Path, report: Reporter, *, f
         report: where progress is shown.
         fresh: run it even where it is done, from its beginning.
     """
-    resolved = resolve(recipe, run_folder)
-    if any(reference.partition(":")[0] == f"@{name}" for reference in resolved.inputs):
-        raise UserError(
-            f"the step {name} reads @{name}, which is its own output",
-            where=str(recipe.file),
-            mend="give it a name of its own in a pipeline recipe",
-        )
+    resolved, done = find_done(name, recipe, run_folder)
     folder = run_folder / name
-    if not fresh and is_done(folder, resolved.fingerprint):
-        manifest = read_manifest(folder)
-        assert manifest is not None
-        return StepResult(name, folder, manifest, cached=True)
-    with step_folder(folder, resolved.resume_key, fresh=fresh) as resumed:
+    if processes.count() > 1:
+        _meet(resolved.step, recipe)
+    if not processes.is_main():
+        return _follow(name, recipe, resolved, folder)
+    if done and not fresh:
+        _tell_others(to_run=False)
+        return done
+    with step_folder(folder, f"{resolved.resume_key} {processes.layout()}".strip(), fresh=fresh) as resumed:
+        _tell_others(to_run=True)
         if resumed:
             report.say(f"{name}: taking up the run that was cut off")
         write_text(folder / "recipe.yaml", dump_recipe(resolved.step))
-        run: Callable[[Step, Path, Reporter], Outcome] = importlib.import_module(RUNNERS[recipe.kind]).run
         started = time.monotonic()
-        try:
-            outcome = run(resolved.step, folder, report)
-        except UserError as error:
-            raise error.at(recipe.file) from None
+        outcome = _run(recipe, resolved, folder, report)
         manifest = {
             "name": name,
             "kind": recipe.kind,
@@ -151,6 +146,7 @@ def run_step(name: str, recipe: Recipe, run_folder: Path, report: Reporter, *, f
             "inputs": resolved.inputs,
             "seed": resolved.step.seed,
             "resumed": resumed,
+            "processes": processes.count(),
             "wall_seconds": round(time.monotonic() - started, 2),
             "metrics": outcome.metrics,
             "data": outcome.data,
@@ -160,6 +156,56 @@ def run_step(name: str, recipe: Recipe, run_folder: Path, report: Reporter, *, f
         }
         finish(folder, manifest)
     return StepResult(name, folder, manifest, cached=False)
+
+
+def find_done(name: str, recipe: Recipe, run_folder: Path) -> tuple[Resolved, StepResult | None]:
+    """What a step reads, and its result where it is done.
+
+    Raises:
+        UserError: an input is missing, or the step reads its own output.
+    """
+    resolved = resolve(recipe, run_folder)
+    if any(reference.partition(":")[0] == f"@{name}" for reference in resolved.inputs):
+        raise UserError(
+            f"the step {name} reads @{name}, which is its own output",
+            where=str(recipe.file),
+            mend="give it a name of its own in a pipeline recipe",
+        )
+    folder = run_folder / name
+    manifest = read_manifest(folder) if is_done(folder, resolved.fingerprint) else None
+    return resolved, StepResult(name, folder, manifest, cached=True) if manifest else None
+
+
+def _run(recipe: Recipe, resolved: Resolved, folder: Path, report: Reporter) -> Outcome:
+    run: Callable[[Step, Path, Reporter], Outcome] = importlib.import_module(RUNNERS[recipe.kind]).run
+    try:
+        return run(resolved.step, folder, report)
+    except UserError as error:
+        raise error.at(recipe.file) from None
+
+
+def _meet(step: Step, recipe: Recipe) -> None:
+    """Join the other processes of a launch."""
+    if not isinstance(step, TrainStep):
+        what = f"a step of kind {recipe.kind} does not run in several processes"
+        raise UserError(what, where=str(recipe.file), mend="launch training steps alone")
+    importlib.import_module("smolalign.train.group").join(step.trainer)
+
+
+def _tell_others(*, to_run: bool) -> None:
+    """The main process alone looks at what is done and owns the folder; the others do as it says."""
+    if processes.count() > 1:
+        importlib.import_module("smolalign.train.group").shared(to_run)
+
+
+def _follow(name: str, recipe: Recipe, resolved: Resolved, folder: Path) -> StepResult:
+    """What processes other than the main one do of a step: the training, without writing or saying anything."""
+    group = importlib.import_module("smolalign.train.group")
+    group.quiet_others()
+    to_run = group.shared(None)
+    if to_run:
+        _run(recipe, resolved, folder, Silent())
+    return StepResult(name, folder, {"kind": recipe.kind}, cached=not to_run)
 
 
 def resolve_model(reference: str, recipe: Recipe, run_folder: Path) -> tuple[str, str]:
@@ -174,12 +220,19 @@ def resolve_model(reference: str, recipe: Recipe, run_folder: Path) -> tuple[str
     path = recipe.folder / Path(reference).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return str(path.resolve()), digest_path(path)
+    if is_adapter(path):
+        try:
+            base = base_of(path)
+        except UserError as error:
+            raise error.at(recipe.file) from None
+        below = resolve_model(base, recipe, run_folder)[1] if Path(base).exists() else base
+        return str(path.resolve()), digest_json([digest_path(path), below])
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(
                 f"{reference} is no model folder: it has no config.json",
                 where=str(recipe.file),
-                mend="name a checkpoint in Transformers format, such as a step's model/ folder",
+                mend="name a checkpoint in Transformers format, such as a step's model/ folder, or adapters in peft's",
             )
         return str(path.resolve()), digest_path(path)
     if path.is_file():

@@ -21,7 +21,7 @@ _FILES = (MANIFEST, "recipe.yaml", "metrics.jsonl", "data_report.json", "samples
 _FOLDERS = ("model", "data", "checkpoints", "adapter")
 
 # Raised when a change of the package changes what a step makes of the same recipe and the same data.
-DATA_VERSION = 1
+DATA_VERSION = 2
 
 
 def cache_folder() -> Path:
@@ -158,6 +158,15 @@ def whole_folder(target: Path) -> Iterator[Path]:
         raise
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
+
+
+@contextmanager
+def taking_turns(target: Path) -> Iterator[None]:
+    """Have processes that would all make `target` do so one after the other, so that all but the first find it made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _empty(folder: Path, *, ours: bool) -> None:

@@ -267,7 +267,11 @@ def test_an_unknown_format_is_refused(cli: Cli, tiny_model: Path) -> None:
 @pytest.mark.parametrize("command", ["sft", "check"])
 def test_rows_longer_than_max_length_beyond_max_cut_are_refused(cli: Cli, tiny_model: Path, command: str) -> None:
     ran = cli(command, recipe(tiny_model, "max_length: 24"), "--out", "run")
-    refused(ran, "of 12 rows are longer than max_length 24 tokens", "more than max_cut 0.1 allows → raise max_length")
+    refused(
+        ran,
+        "of 12 rows are longer than max_length 24 tokens",
+        "more than max_cut 0.1 allows; most are of chats.jsonl: 12 of its 12 rows → raise max_length",
+    )
 
 
 def test_pairs_longer_than_max_length_beyond_max_cut_are_refused(cli: Cli, tiny_model: Path) -> None:

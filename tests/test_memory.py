@@ -119,11 +119,11 @@ def test_pairs_are_laid_out_as_in_training() -> None:
 
 
 def test_holes_that_cannot_be_filled_are_counted() -> None:
-    # Of two blocks the first is freed, and what is asked for next is a little larger: the hole stays.
+    # Of two blocks the first is freed, and all that is asked for later is larger: the hole stays.
     trace = []
     for number in range(0, 400, 2):
-        trace += [(number, 2**20 + number * 4096), (number + 1, 2**20), (number, 0)]
-    alive = 200 * 2**20
+        trace += [(number, 2**21 + number * 4096), (number + 1, 2**22), (number, 0)]
+    alive = 200 * 2**22
     assert 1.4 * alive < memory_taken(trace, keep=True)
     assert memory_taken([(1, 2**30), (1, 0), (2, 2**29)], keep=True) < 2**30 + 2**27
 
@@ -143,9 +143,9 @@ def middling(tmp_path: Path) -> Path:
     tokenizer = tiny_tokenizer()
     save_model(new_model(sizes, tokenizer, seed=0), tokenizer, tmp_path / "model")
     words = "The cat sat on the mat and said hello to the dog. " * 15
-    rows = [
-        {"messages": [{"role": "user", "content": f"{i}"}, {"role": "assistant", "content": words}]} for i in range(16)
-    ]
+    rows = chats(16)
+    for row in rows:
+        row["messages"][1]["content"] = words
     trainer = {"max_steps": 3, "per_device_train_batch_size": 8, "bf16": False}
     return write_recipe(tmp_path, "sft", rows, trainer=trainer, model="model", template="chatml")
 
@@ -165,7 +165,8 @@ def test_the_estimate_is_within_15_percent_of_the_peak_of_a_run(middling: Path, 
 def smolalign(*arguments: str) -> tuple[int, str]:
     """Run the command line in a process of its own: the most memory that it held, in bytes, and what it printed."""
     code = (
-        "import resource, subprocess, sys; ended = subprocess.run([sys.executable, '-m', 'smolalign.cli', *sys.argv[1:]]);"
+        "import resource, subprocess, sys\n"
+        "ended = subprocess.run([sys.executable, '-m', 'smolalign.cli', *sys.argv[1:]])\n"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(ended.returncode)"
     )
     ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=os.environ)
@@ -323,5 +324,5 @@ def test_control_groups_of_both_versions_are_looked_through_up_to_the_root(tmp_p
 
 def test_what_is_free_here_is_no_more_than_there_is() -> None:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 0 < resident_memory() <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert resident_memory() == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, rel=0.5)
     assert resident_memory() < free_memory() < total

@@ -59,16 +59,34 @@ def adapted(model: Any) -> PeftModel:
     return found.eval()
 
 
-def test_the_merged_checkpoint_computes_what_the_adapted_model_did(model_64: Path, tmp_path: Path) -> None:
+# How far logits move when weights are rounded to 8 and to 4 bits, relative to their norm, on the model above.
+ROUNDING = {"int8": 0.05, "nf4": 0.4}
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("quantize", [None, "int8", "nf4"])
+def test_the_saved_checkpoint_computes_what_its_adapters_do_over_full_precision_weights(
+    quantize: str | None, model_64: Path, tmp_path: Path
+) -> None:
     base = logits(load_model(str(model_64)))
-    model = adapted(load_model(str(model_64)))
-    expected = logits(model)
+    trained = adapted(load_model(str(model_64), quantize))
+    as_trained = logits(trained)
+    expected = logits(adapted(load_model(str(model_64))))
     assert (expected - base).abs().max() > 0.1
-    save_model(merged(model, str(model_64), None, tmp_path), load_tokenizer(str(model_64)), tmp_path / "model")
+    tokenizer = load_tokenizer(str(model_64))
+    save_model(merged(trained, str(model_64), quantize, tmp_path, tokenizer), tokenizer, tmp_path / "model")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     torch.testing.assert_close(logits(plain), expected, rtol=1e-4, atol=1e-4)
     with_adapter = PeftModel.from_pretrained(load_model(str(model_64)), tmp_path / "adapter")
     torch.testing.assert_close(logits(with_adapter), expected, rtol=1e-4, atol=1e-4)
+    # What was trained computed with rounded weights: the checkpoint is as far from it as rounding is large.
+    if quantize is None:
+        torch.testing.assert_close(logits(plain), as_trained, rtol=1e-4, atol=1e-4)
+    else:
+        assert 1e-4 < relative(as_trained, logits(plain)) < ROUNDING[quantize]
 
 
 def test_adapters_reach_every_linear_layer_but_the_output(model_64: Path) -> None:
@@ -82,7 +100,7 @@ def test_adapters_reach_every_linear_layer_but_the_output(model_64: Path) -> Non
 
 def test_a_model_without_adapters_is_left_as_it_is(model_64: Path, tmp_path: Path) -> None:
     model = load_model(str(model_64))
-    assert merged(model, str(model_64), None, tmp_path) is model
+    assert merged(model, str(model_64), None, tmp_path, load_tokenizer(str(model_64))) is model
     assert not (tmp_path / "adapter").exists()
 
 
@@ -90,8 +108,7 @@ def test_a_model_without_adapters_is_left_as_it_is(model_64: Path, tmp_path: Pat
 def test_quantized_weights_compute_nearly_the_same(quantize: str, model_64: Path) -> None:
     model = load_model(str(model_64), quantize)
     exact, rounded = logits(load_model(str(model_64))), logits(model)
-    error = ((rounded - exact).norm() / exact.norm()).item()
-    assert 0 < error < {"int8": 0.05, "nf4": 0.4}[quantize]
+    assert 0 < relative(rounded, exact) < ROUNDING[quantize]
     stored = {str(p.dtype) for name, p in model.named_parameters() if "proj" in name}
     assert stored == {{"int8": "torch.int8", "nf4": "torch.uint8"}[quantize]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from smolalign.pipeline import run_step
 from smolalign.recipe.load import load_recipe
 from smolalign.report import Progress, Silent
 from smolalign.store import is_done, read_manifest
-from smolalign.train.session import last_checkpoint
+from smolalign.train.session import Watch, last_checkpoint
 
 Start = Callable[..., subprocess.Popen[str]]
 # Enough steps that the kill, which comes within a few of the second checkpoint, is far from the end.
@@ -195,6 +196,8 @@ def step(folder: Path, out: str, kill_at: int = 0, kind: str = "sft") -> list[st
             said.append(text)
 
         def progress(self, moment: Progress) -> None:
+            if moment.unit != "steps":
+                return
             said.append(f"step {moment.done}")
             if moment.done == kill_at:
                 raise Killed
@@ -276,6 +279,96 @@ def test_a_step_killed_while_it_saved_its_model_is_not_done(small: Path, monkeyp
     assert not is_done(small / "saving" / "sft", (read_manifest(small / "unkilled" / "sft") or {})["fingerprint"])
     step(small, "saving")
     assert same_weights(small / "saving" / "sft", small / "unkilled" / "sft")
+
+
+# --- killed anywhere -------------------------------------------------------------------------------------------------
+
+# Batches that do not divide the rows, so that each epoch ends in a half-filled accumulation, and a rate that follows
+# the number of steps.
+UNEVEN = "gradient_accumulation_steps: 2, num_train_epochs: 3, lr_scheduler_type: cosine, warmup_steps: 2, "
+UNEVEN += "learning_rate: 1.0e-3, logging_steps: 1, save_steps: 3"
+ADAPTERS = "lora: {r: 4, dropout: 0.1}\n"
+HARD = {
+    "packed": ("sft", f"trainer: {{{UNEVEN}, per_device_train_batch_size: 1, packing: true}}\nmax_length: 96\n"),
+    "packed adapters": (
+        "sft",
+        f"trainer: {{{UNEVEN}, per_device_train_batch_size: 1, packing: true}}\nmax_length: 96\n{ADAPTERS}",
+    ),
+    "adapters": ("sft", f"trainer: {{{UNEVEN}, per_device_train_batch_size: 3}}\n{ADAPTERS}"),
+    "pairs": ("dpo", f"trainer: {{{UNEVEN}, per_device_train_batch_size: 3, precompute_ref_log_probs: true}}\n"),
+    "pairs, adapters": (
+        "dpo",
+        f"trainer: {{{UNEVEN}, per_device_train_batch_size: 3, precompute_ref_log_probs: true}}\n{ADAPTERS}",
+    ),
+}
+# Checkpoints are written after steps 3, 6 and 9: `on_step_end` is just before that, `on_save` just after.
+KILLS = [
+    ("on_substep_end", 1),
+    ("on_step_end", 3),
+    ("on_save", 3),
+    ("on_substep_end", 5),
+    ("on_step_begin", 6),
+    ("on_save", 6),
+    ("on_step_end", 8),
+]
+
+
+AGAIN_AND_AGAIN = [("on_substep_end", 2), ("on_step_end", 5), ("on_save", 6)]
+# The recipe with everything in it is killed at each point, the others thrice in a row; the rest takes minutes.
+CASES = [
+    *(("packed adapters", [kill]) for kill in KILLS),
+    *((recipe, AGAIN_AND_AGAIN) for recipe in ("adapters", "pairs", "pairs, adapters")),
+]
+SLOW = [(recipe, [kill]) for recipe in HARD if recipe != "packed adapters" for kill in KILLS]
+
+
+@pytest.fixture(scope="module")
+def hard(sharp_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, str, int]]:
+    """Gives a folder with a hard recipe and its unkilled run in `unkilled/`, its kind, and its number of steps."""
+
+    @functools.cache
+    def unkilled(recipe: str) -> tuple[Path, str, int]:
+        kind, fields = HARD[recipe]
+        folder = tmp_path_factory.mktemp("hard")
+        write_jsonl(folder / "rows.jsonl", chats(19) if kind == "sft" else pairs(19))
+        head = f"kind: {kind}\nmodel: {sharp_model}\ntemplate: chatml\ndata: [{{source: rows.jsonl}}]\n"
+        (folder / f"{kind}.yaml").write_text(head + fields)
+        step(folder, "unkilled", kind=kind)
+        return folder, kind, logged_steps(folder / "unkilled" / kind)[-1]
+
+    return unkilled
+
+
+def kill_in(folder: Path, kind: str, out: str, hook: str, number: int) -> None:
+    """Run a step that is killed where the trainer calls a hook, in training step `number` counted from 1."""
+
+    def kill(self: Watch, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # Within a step the trainer has counted the steps before it.
+        if state.global_step + (hook in ("on_step_begin", "on_substep_end")) == number:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watch, hook, kill)
+        with pytest.raises(Killed):
+            step(folder, out, kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kills"),
+    [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)],
+    ids=lambda part: part if isinstance(part, str) else " ".join(f"{hook}-{number}" for hook, number in part),
+)
+def test_wherever_a_step_is_killed_it_ends_with_the_same_weights(
+    hard: Callable[[str], tuple[Path, str, int]], recipe: str, kills: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    folder, kind, steps = hard(recipe)
+    assert steps > 9
+    for hook, number in kills:
+        kill_in(folder, kind, str(tmp_path), hook, number)
+    saved = (number if hook == "on_save" else number - 1) // 3 * 3
+    taken_up = f"{kind}: resuming from checkpoint-{saved}" if saved else f"{kind}: taking up the run that was cut off"
+    assert trained(step(folder, str(tmp_path), kind=kind), taken_up) == [*range(saved + 1, steps + 1)]
+    assert_ended_alike(tmp_path / kind, folder / "unkilled" / kind, steps)
 
 
 def test_the_newest_whole_checkpoint_is_taken_by_number_not_by_name(tmp_path: Path) -> None:

@@ -57,12 +57,15 @@ def layer(module: str) -> int:
         "console": 5,
         "check": 5,
         "fits": 5,
+        "launch": 5,
         "preview": 5,
         "look": 5,
         "pipeline": 4,
         "train": 3,
         "eval": 3,
         "model": 2,
+        "vocabulary": 2,
+        "adapters": 2,
         "data": 2,
         "chat": 2,
         "recipe": 1,
@@ -87,7 +90,9 @@ def test_what_works_on_data_and_models_knows_nothing_of_chain_and_screen(module:
     assert not own(module) & above
 
 
-@pytest.mark.parametrize("module", ["rows", "errors", "report", "outcome", "environment", "store", "chat.template"])
+@pytest.mark.parametrize(
+    "module", ["rows", "errors", "report", "outcome", "environment", "processes", "store", "chat.template"]
+)
 def test_the_lowest_modules_import_the_standard_library_and_each_other_only(module: str) -> None:
     others = {name.split(".")[0] for name in imports(f"smolalign.{module}")} - {"smolalign"}
     assert others <= sys.stdlib_module_names
@@ -117,7 +122,7 @@ def loaded_by(code: str) -> set[str]:
     [
         "smolalign.cli, smolalign.commands",
         "smolalign.recipe.load, smolalign.recipe.shipped",
-        "smolalign.check, smolalign.preview, smolalign.look",
+        "smolalign.check, smolalign.preview, smolalign.look, smolalign.launch",
         "smolalign.pipeline",
         "smolalign.data.load, smolalign.data.gather, smolalign.data.smoltalk",
     ],

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import pairs
 from torch.nn.functional import cross_entropy, logsigmoid
-from training import Cli, logged, run, weights, write_recipe
+from training import Cli, difference, logged, run, weights, write_recipe
 
 from smolalign.chat.render import render_pair
 from smolalign.data.load import load_rows
@@ -80,3 +80,29 @@ def test_dpo_with_adapters_is_measured_against_the_model_without_them(
     margins = dpo_margins(after_one, reference, sharp_model, tmp_path / "rows.jsonl", 0.5)
     assert losses[1] == pytest.approx(-logsigmoid(margins).mean().item(), abs=1e-4)
     assert losses[1] < losses[0] - 1e-3
+
+
+def test_one_step_is_the_same_however_the_batch_is_divided(cli: Cli, sharp_model: Path, tmp_path: Path) -> None:
+    trainer = {"optim": "sgd", "learning_rate": 0.05, "beta": 0.5, "max_steps": 2}
+    recipe = write_recipe(tmp_path, "dpo", pairs(12), trainer=trainer, model=str(sharp_model), template="chatml")
+    folders = [
+        run(
+            cli,
+            "dpo",
+            recipe,
+            f"trainer.per_device_train_batch_size={batch}",
+            f"trainer.gradient_accumulation_steps={6 // batch}",
+            out=str(batch),
+        )
+        for batch in (6, 3, 1)
+    ]
+    moved = max((value - before).abs().max() for value, before in _moved(sharp_model, folders[0]))
+    assert moved > 1e-3
+    for folder in folders[1:]:
+        assert difference(folders[0], folder) < 1e-5
+        assert logged(folder, "loss") == pytest.approx(logged(folders[0], "loss"), abs=1e-5)
+
+
+def _moved(model: Path, folder: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    before = dict(load_model(str(model)).named_parameters())
+    return [(value, before[name].detach()) for name, value in weights(folder).items()]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from smolalign.adapters import is_adapter, merging
 from smolalign.chat.calls import parse_reply
 from smolalign.chat.render import render_prompt
 from smolalign.data.formats.calls import parse_tools
@@ -23,7 +24,7 @@ def talk(
     """Read user turns until the end of input and write the model's, as they are made.
 
     Args:
-        reference: checkpoint folder, `.gguf` file or Hub id.
+        reference: checkpoint folder, adapter folder, `.gguf` file or Hub id.
         tools_file: JSON list of tool schemas, bare or in OpenAI's wrapping.
         system: text of a system turn.
         max_new_tokens: longest reply, in tokens.
@@ -40,6 +41,8 @@ def talk(
     tokenizer = load_tokenizer(reference)
     if not tokenizer.chat_template:
         raise UserError(f"{reference} has no chat template", mend="chat with a model that a smolalign step made")
+    if is_adapter(Path(reference)):
+        print(f"({merging(Path(reference))})", file=sys.stderr)
     model = load_model(reference).eval()
     for line in _user_turns():
         if line == "/reset":

@@ -12,6 +12,8 @@ from pathlib import Path
 from smolalign.errors import UserError
 
 STOP_TOKEN = "<|im_end|>"
+# The special tokens of every template here.
+TURN_TOKENS = ("<|im_start|>", STOP_TOKEN)
 
 # The system turn that SmolLM2-Instruct was trained to see where a chat brings none (its tokenizer_config.json).
 SMOLLM2_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"

@@ -8,17 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from smolalign.adapters import is_adapter, merging
 from smolalign.chat.render import render_prompt, require_trainable_template
 from smolalign.data.gather import gather
 from smolalign.eval.generate import generate
 from smolalign.eval.kinds import ROWS_OF_TASK
 from smolalign.eval.tasks import TASKS, Loaded, Measured, reward_accuracy
-from smolalign.model import load_model, load_tokenizer
+from smolalign.model import load_model, load_tokenizer, tokens_added
 from smolalign.outcome import Outcome
 from smolalign.recipe.schema import EvalStep, EvalTask, ShowcasePrompt
 from smolalign.report import Progress, Reporter
 from smolalign.rows import Message, Row
 from smolalign.store import write_text
+from smolalign.vocabulary import fit_vocabulary
 
 # The measurements of given answers, which need a template that marks where an answer stands.
 SCORED = ("preference", "loss")
@@ -34,7 +36,11 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
         tokenizer = load_tokenizer(step.models[name], step.template)
         if not tokenizer.chat_template or any(task.task in SCORED for task in step.tasks.values()):
             require_trainable_template(tokenizer)
-        loaded = Loaded(load_model(step.models[name]).eval(), tokenizer, step.batch_size, step.seed)
+        if is_adapter(Path(step.models[name])):
+            report.say(f"{name}: {merging(Path(step.models[name]))}")
+        model = load_model(step.models[name]).eval()
+        fit_vocabulary(model, tokens_added(step.models[name], tokenizer))
+        loaded = Loaded(model, tokenizer, step.batch_size, step.seed)
         for done, (title, task) in enumerate(step.tasks.items()):
             steps_done = number * len(step.tasks) + done
             report.progress(Progress(f"eval {name}: {title}", steps_done, len(order) * len(step.tasks), "tasks"))

@@ -155,7 +155,8 @@ class TuneStep(TrainStep):
     """What the steps that fine-tune a model have."""
 
     model: str
-    """`@step`, a checkpoint folder, a `.gguf` file, or a model on the Hub (`owner/name`, `owner/name@revision`)."""
+    """`@step`, a checkpoint folder, a folder of peft adapters (merged into their base before training), a `.gguf` file,
+    or a model on the Hub (`owner/name`, `owner/name@revision`)."""
     template: Literal["smollm2", "chatml", "model"] = "smollm2"
     """Chat template to train with and to save; `model` keeps the model's own."""
     lora: Lora | None = None

@@ -16,13 +16,16 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _INSTALLED = _PACKAGE / "shipped"
 SHIPPED = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent
 RECIPES = SHIPPED / "recipes"
+# Accelerate's own configurations, for `--launch`.
+LAUNCH_CONFIGS = RECIPES / "accelerate"
 # Blocks whose every value may be a path.
 _PARENTS = (("models",), ("steps",))
 
 
 def shipped_recipes() -> list[str]:
     """Names of all shipped recipes, such as `nano/sft`, sorted."""
-    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.yaml"))
+    files = (path for path in RECIPES.rglob("*.yaml") if path.parent != LAUNCH_CONFIGS)
+    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in files)
 
 
 def find_recipe(argument: str) -> Path:

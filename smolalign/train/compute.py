@@ -134,8 +134,8 @@ def choose(step: TrainStep, config: Any, machine: Machine | None = None) -> Comp
 def choose_for(step: PretrainStep | TuneStep) -> Compute:
     """The choices for a step whose references are paths; the model's configuration is read, its weights are not."""
     if isinstance(step, PretrainStep):
-        sizes = step.architecture
-        return choose(step, LlamaConfig(hidden_size=sizes.hidden_size, intermediate_size=sizes.intermediate_size))
+        sizes = step.architecture.model_dump(include={"hidden_size", "intermediate_size", "num_attention_heads"})
+        return choose(step, LlamaConfig(**sizes))
     return choose(step, load_config(step.model))
 
 

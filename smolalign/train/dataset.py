@@ -10,62 +10,128 @@ from datasets import Dataset
 
 from smolalign.chat.render import Rendered, render_chat, render_pair
 from smolalign.errors import UserError
+from smolalign.report import Reporter
 from smolalign.rows import Chat, Document, Pair
 
 # The label that PyTorch's cross entropy skips.
 IGNORED = -100
 
 
+# Sources that lost something and are named one by one; a mixture may have hundreds of files.
+NAMED_SOURCES = 5
+
+
 @dataclass(slots=True)
-class Ledger:
-    """What tokenizing kept, cut and dropped, in rows and tokens; `by_source` counts cut and dropped rows a file."""
+class Count:
+    """Rows and tokens kept, and lost to `max_length`. A row that is cut is kept as well, without its end.
+
+    `tokens_cut` are those at the ends of cut rows, `tokens_dropped` those of rows dropped whole.
+    """
 
     rows: int = 0
     tokens: int = 0
-    trained_tokens: int = 0
-    longest_tokens: int = 0
     rows_cut: int = 0
     tokens_cut: int = 0
     rows_dropped: int = 0
-    by_source: dict[str, int] = field(default_factory=dict)
+    tokens_dropped: int = 0
 
-    def add(self, tokens: int, trained_tokens: int) -> None:
-        self.rows += 1
-        self.tokens += tokens
+    @property
+    def rows_lost(self) -> int:
+        return self.rows_cut + self.rows_dropped
+
+    @property
+    def tokens_lost(self) -> int:
+        return self.tokens_cut + self.tokens_dropped
+
+    @property
+    def rows_seen(self) -> int:
+        return self.rows + self.rows_dropped
+
+    def line(self) -> str:
+        """What was lost, on one line."""
+        share = 100 * self.tokens_lost / (self.tokens + self.tokens_lost)
+        return (
+            f"{self.rows_cut:,} cut and {self.rows_dropped:,} dropped of {self.rows_seen:,} rows, "
+            f"{self.tokens_lost:,} tokens lost ({share:.1f} %)"
+        )
+
+
+@dataclass(slots=True)
+class Ledger(Count):
+    """What tokenizing kept, cut and dropped: in all, and by source, which is the file or the Hub id of a row."""
+
+    trained_tokens: int = 0
+    longest_tokens: int = 0
+    by_source: dict[str, Count] = field(default_factory=dict)
+
+    def keep(self, origin: str, tokens: int, trained_tokens: int, *, cut: int = 0) -> None:
+        """Count a row of so many tokens, without the `cut` ones that it lost at its end."""
         self.trained_tokens += trained_tokens
         self.longest_tokens = max(self.longest_tokens, tokens)
+        for count in (self, self._of(origin)):
+            count.rows += 1
+            count.tokens += tokens
+            count.rows_cut += cut > 0
+            count.tokens_cut += cut
 
-    def lose(self, origin: str, tokens: int, *, whole_row: bool) -> None:
-        """Count a row that is too long: cut at its end, or dropped because nothing to train on would remain."""
-        self.rows_cut += not whole_row
-        self.rows_dropped += whole_row
-        self.tokens_cut += tokens
-        source = origin.split("#")[0].rsplit(":", 1)[0]
-        self.by_source[source] = self.by_source.get(source, 0) + 1
+    def drop(self, origin: str, tokens: int) -> None:
+        """Count a row that is dropped, because within `max_length` nothing of it could be trained on."""
+        for count in (self, self._of(origin)):
+            count.rows_dropped += 1
+            count.tokens_dropped += tokens
+
+    def _of(self, origin: str) -> Count:
+        """`origin` is `path:line` or `path#row N`."""
+        return self.by_source.setdefault(origin.split("#")[0].rsplit(":", 1)[0], Count())
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def line(self) -> str:
-        """The ledger on one line."""
-        share = 100 * self.trained_tokens / max(1, self.tokens)
-        lost = f"{self.rows_cut} rows cut, {self.rows_dropped} dropped, {self.tokens_cut:,} tokens lost"
-        return f"{self.rows:,} rows, {self.tokens:,} tokens, {share:.0f} % trained on; {lost}"
+    def lines(self) -> list[str]:
+        """The ledger for the screen: one line of totals, then one for each source that lost something."""
+        trained = 100 * self.trained_tokens / max(1, self.tokens)
+        kept = f"{self.rows:,} rows, {self.tokens:,} tokens, {trained:.0f} % trained on"
+        worst = self._worst_first()
+        if not worst:
+            return [f"{kept}; nothing cut or dropped"]
+        named = [f"  {self._short(name)}: {self.by_source[name].line()}" for name in worst[:NAMED_SOURCES]]
+        more = len(worst) - NAMED_SOURCES
+        rest = [f"  and {more} more sources; all are in step.json"] if more > 0 else []
+        return [f"{kept}; {self.line()}", *named, *rest]
+
+    def _worst_first(self) -> list[str]:
+        """The sources that lost rows, those that lost most first."""
+        lost = [name for name, count in self.by_source.items() if count.rows_lost]
+        return sorted(lost, key=lambda name: (-self.by_source[name].rows_lost, name))
+
+    def _short(self, name: str) -> str:
+        """A source's name without its folder, unless two sources would then have one name."""
+        names = [other.rsplit("/", 1)[-1] for other in self.by_source]
+        short = name.rsplit("/", 1)[-1]
+        return short if names.count(short) == 1 else name
 
     def check(self, max_cut: float, max_length: int) -> None:
         """Raise if more than the share `max_cut` of the rows was cut or dropped, or if nothing is left."""
-        lost = self.rows_cut + self.rows_dropped
-        whole = self.rows + self.rows_dropped
-        if lost > max_cut * whole:
+        if self.rows_lost > max_cut * self.rows_seen:
+            worst = self._worst_first()[0]
+            count = self.by_source[worst]
             raise UserError(
-                f"{lost} of {whole} rows are longer than max_length {max_length} tokens "
-                f"({self.rows_cut} would be cut, {self.rows_dropped} dropped), more than max_cut {max_cut:g} allows",
+                f"{self.rows_lost} of {self.rows_seen} rows are longer than max_length {max_length} tokens "
+                f"({self.rows_cut} would be cut, {self.rows_dropped} dropped), more than max_cut {max_cut:g} allows; "
+                f"most are of {self._short(worst)}: {count.rows_lost} of its {count.rows_seen} rows",
                 mend="raise max_length, or max_cut if you accept the loss",
             )
         if not self.rows:
             raise UserError(
                 f"no row is left to train on within max_length {max_length} tokens", mend="raise max_length"
             )
+
+
+def say_ledger(what: str, ledger: Ledger, report: Reporter) -> None:
+    """Show the ledger of the rows that `what` names."""
+    first, *rest = ledger.lines()
+    for line in (f"{what}: {first}", *rest):
+        report.say(line)
 
 
 def tokenize_documents(tokenizer: Any, rows: Sequence[Document], max_length: int) -> tuple[Dataset, Ledger]:
@@ -80,11 +146,11 @@ def tokenize_documents(tokenizer: Any, rows: Sequence[Document], max_length: int
     columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
     encoded = tokenizer([row.text for row in rows], add_special_tokens=False)["input_ids"]
     end_of_text = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    for ids in encoded:
+    for row, ids in zip(rows, encoded, strict=True):
         ids = [*ids, end_of_text]
         for start in range(0, len(ids), max_length):
             part = ids[start : start + max_length]
-            ledger.add(len(part), len(part))
+            ledger.keep(row.origin, len(part), len(part))
             columns["input_ids"].append(part)
             columns["labels"].append(part)
     return Dataset.from_dict(columns), ledger
@@ -126,15 +192,13 @@ def tokenize_pairs(tokenizer: Any, rows: Sequence[Pair], max_length: int) -> tup
         total = len(pair.prompt_ids) + sum(map(len, answers))
         room = max_length - len(pair.prompt_ids)
         if room <= 0:
-            ledger.lose(row.origin, total, whole_row=True)
+            ledger.drop(row.origin, total)
             continue
         lost = sum(max(0, len(ids) - room) for ids in answers)
-        if lost:
-            ledger.lose(row.origin, lost, whole_row=False)
         columns["prompt_ids"].append(pair.prompt_ids)
         columns["chosen_ids"].append(pair.chosen_ids[:room])
         columns["rejected_ids"].append(pair.rejected_ids[:room])
-        ledger.add(total - lost, sum(min(len(ids), room) for ids in answers))
+        ledger.keep(row.origin, total - lost, sum(min(len(ids), room) for ids in answers), cut=lost)
     return Dataset.from_dict(columns), ledger
 
 
@@ -146,13 +210,9 @@ def _without_untrained_end(row: Rendered) -> Rendered:
 
 def _fit(row: Rendered, max_length: int, origin: str, ledger: Ledger) -> Rendered | None:
     """The row within `max_length`, or None where nothing trained would remain; the ledger knows."""
-    excess = len(row.ids) - max_length
-    if excess > 0:
-        cut = Rendered(row.ids[:max_length], row.trained[:max_length])
-        whole_row = not any(cut.trained[1:])
-        ledger.lose(origin, len(row.ids) if whole_row else excess, whole_row=whole_row)
-        if whole_row:
-            return None
-        row = cut
-    ledger.add(len(row.ids), sum(row.trained))
-    return row
+    kept = Rendered(row.ids[:max_length], row.trained[:max_length])
+    if len(row.ids) > max_length and not any(kept.trained[1:]):
+        ledger.drop(origin, len(row.ids))
+        return None
+    ledger.keep(origin, len(kept.ids), sum(kept.trained), cut=len(row.ids) - len(kept.ids))
+    return kept

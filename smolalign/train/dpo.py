@@ -20,6 +20,7 @@ from smolalign.train.dataset import tokenize_pairs
 from smolalign.train.pairs import PairCollator, share_prompts
 from smolalign.train.reference import with_reference
 from smolalign.train.session import Watch, trainer_arguments
+from smolalign.train.shares import RowShares
 from smolalign.train.tuning import prepare, tune
 
 # What the published SmolLM2 recipes align with (huggingface/alignment-handbook, recipes/smollm2/dpo).
@@ -35,7 +36,7 @@ DEFAULTS: dict[str, Any] = {
 FALLING_LOGS, FALLING_SHARE = 3, 0.05
 
 
-class PairTrainer(DPOTrainer):
+class PairTrainer(RowShares, DPOTrainer):
     """TRL's DPO trainer on pairs that are tokenized already, with the reference's log-probabilities from the cache."""
 
     def __init__(self, *, report: Reporter, compute: Compute, **options: Any) -> None:

@@ -49,7 +49,9 @@ class LastStep(TrainerCallback):
         self.random_state = _random_state()
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.random_state = _random_state()
+        # Held-out rows are also measured before the first step.
+        if self.random_state is not None:
+            self.random_state = _random_state()
 
 
 def ending_well(trainer: Trainer, step: TrainStep, run: Callable[[], Any]) -> Any:

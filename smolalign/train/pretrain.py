@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
+from smolalign import processes
 from smolalign.data.gather import gather
 from smolalign.model import on_device, save_model
 from smolalign.outcome import Outcome
@@ -15,10 +16,11 @@ from smolalign.recipe.schema import Architecture, PretrainStep
 from smolalign.report import Reporter
 from smolalign.rows import Row
 from smolalign.train.compute import choose_for, computing, start
-from smolalign.train.dataset import tokenize_documents
+from smolalign.train.dataset import say_ledger, tokenize_documents
+from smolalign.train.group import whole_state
 from smolalign.train.initialize import begin_with_induction_head
 from smolalign.train.session import Watch, train, trainer_arguments
-from smolalign.train.sft import unpadded
+from smolalign.train.sft import RowTrainer, unpadded
 from smolalign.train.tokenizer import tokenizer_texts, train_tokenizer
 
 
@@ -34,20 +36,25 @@ def run(step: PretrainStep, folder: Path, report: Reporter) -> Outcome:
     bytes_per_token = sum(len(row.text.encode()) for row in gathered.train) / ledger.tokens
     size = sum(p.numel() for p in model.parameters())
     report.say(f"model of {size / 1e6:.2f} M parameters, {len(tokenizer):,} tokens in the vocabulary")
-    report.say(f"train: {ledger.line()}; {bytes_per_token:.2f} bytes a token")
-    trainer = SFTTrainer(
+    say_ledger("train", ledger, report)
+    report.say(f"{bytes_per_token:.2f} bytes a token")
+    measured, lost = tokenize_documents(tokenizer, held_out, step.max_length) if held_out else (None, None)
+    trainer = RowTrainer(
         model=model,
         args=trainer_arguments(SFTConfig, step, folder, {**compute.trainer_fields(), **unpadded(step)}),
         train_dataset=rows,
-        eval_dataset=tokenize_documents(tokenizer, held_out, step.max_length)[0] if held_out else None,
+        eval_dataset=measured,
         processing_class=tokenizer,
         callbacks=[Watch("pretrain", folder / "metrics.jsonl", report)],
     )
     with computing(trainer, compute):
         metrics = train(trainer, step, folder, report)
-    save_model(model, tokenizer, folder / "model")
+    state = whole_state(trainer)
+    if processes.is_main():
+        save_model(model, tokenizer, folder / "model", state)
     metrics |= {"parameters": size, "bytes_per_token": round(bytes_per_token, 3)}
-    return Outcome(metrics, gathered.report, ledger.as_dict())
+    truncation = {**ledger.as_dict(), "held_out": lost.as_dict() if lost else None}
+    return Outcome(metrics, gathered.report, truncation)
 
 
 def new_model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:

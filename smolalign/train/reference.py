@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from smolalign import __version__
+from smolalign import __version__, processes
 from smolalign.report import Progress, Reporter
 from smolalign.store import cache_folder
+from smolalign.train.group import gathered, shared
 
 COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
@@ -34,10 +35,11 @@ def with_reference(trainer: Any, dataset: Dataset, name: str, batch_size: int, r
         batch_size: pairs scored at once.
     """
     file = cache_folder() / "reference" / f"{_key(trainer, dataset)}.safetensors"
-    found = _read(file, len(dataset))
+    # All processes read it, or all compute it.
+    found = shared(_read(file, len(dataset)) if processes.is_main() else None)
     if found is None:
         found = _score(trainer, dataset, name, batch_size, report)
-        if trainer.accelerator.is_main_process:
+        if processes.is_main():
             _write(file, found)
     else:
         report.say(f"reference of {len(dataset):,} pairs ({name}): from the cache")
@@ -57,18 +59,21 @@ def _key(trainer: Any, dataset: Dataset) -> str:
 
 
 def _score(trainer: Any, dataset: Dataset, name: str, batch_size: int, report: Reporter) -> dict[str, torch.Tensor]:
-    """Both columns, each `[pairs]` in fp32, every process scoring its share."""
-    loader = trainer.accelerator.prepare(
-        DataLoader(dataset, batch_size=batch_size, collate_fn=trainer.data_collator, shuffle=False)
-    )
-    model = trainer.ref_model or trainer.model
-    parts: list[tuple[torch.Tensor, ...]] = []
+    """Both columns, each `[pairs]` in fp32; every process scores every so manyth pair.
+
+    TRL hands them on in a file beside the pairs, which for pairs in memory is in a folder of each process's own.
+    """
+    own = dataset.select(range(processes.index(), len(dataset), processes.count()))
+    loader = DataLoader(own, batch_size, collate_fn=trainer.data_collator)
+    found: list[tuple[float, float]] = []
     for done, batch in enumerate(loader):
         report.progress(Progress(f"reference ({name})", done, len(loader), unit="batches"))
-        scored = trainer.compute_ref_log_probs(model, batch)
-        parts.append(tuple(part.float().cpu() for part in trainer.accelerator.gather_for_metrics(scored)))
+        chosen, rejected = trainer.compute_ref_log_probs(trainer.model, trainer._prepare_inputs(batch))
+        found += zip(chosen.tolist(), rejected.tolist(), strict=True)
+    parts = gathered(found)
     report.say(f"reference of {len(dataset):,} pairs ({name}): computed, and kept for other runs")
-    return {column: torch.cat(part) for column, part in zip(COLUMNS, zip(*parts, strict=True), strict=True)}
+    rows = torch.tensor([parts[i % len(parts)][i // len(parts)] for i in range(len(dataset))])
+    return dict(zip(COLUMNS, rows.T.contiguous(), strict=True))
 
 
 def _read(file: Path, pairs: int) -> dict[str, torch.Tensor] | None:

@@ -14,14 +14,19 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from smolalign import processes
 from smolalign.errors import UserError
 from smolalign.model import device
 from smolalign.recipe.schema import TrainStep
 from smolalign.report import Progress, Reporter
 from smolalign.store import read_json, write_json, write_text
+from smolalign.train.group import allow_sharding_on_cpu, shared
 from smolalign.train.out_of_memory import ending_well
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+# What was measured on held-out rows before training, until the step is done.
+BEFORE = "before.json"
 
 # Fields of the trainers' own that a recipe may not set, and what stands in their place.
 RESERVED = {
@@ -56,6 +61,8 @@ def trainer_arguments(
     for name in step.trainer:
         if name in RESERVED:
             raise UserError(f"trainer.{name} cannot be set", mend=RESERVED[name])
+    if step.trainer.get("packing_strategy") == "wrapped":
+        raise UserError("trainer.packing_strategy wrapped lets documents attend to each other", mend="use bfd")
     _reject_unknown_fields(config_class, step.trainer)
     _reject_wrong_types(config_class, step.trainer)
     fields: dict[str, Any] = {
@@ -85,6 +92,7 @@ def trainer_arguments(
             f"trainer.eval_strategy is {step.trainer['eval_strategy']}, but no rows are held out",
             mend="set eval_data or test_fraction",
         )
+    allow_sharding_on_cpu()
     return arguments
 
 
@@ -122,13 +130,15 @@ class Watch(TrainerCallback):
         self.tokens_per_second: float | None = None
         self.began, self.first_step = time.monotonic(), 0
         self.last_log = (self.began, 0.0)
+        self.before: dict[str, float] | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.began, self.first_step = time.monotonic(), state.global_step
         self.last_log = (self.began, self.tokens)
-        _forget_after(self.metrics_file, state.global_step)
+        if processes.is_main():
+            _forget_after(self.metrics_file, state.global_step)
 
     def on_log(
         self,
@@ -145,9 +155,27 @@ class Watch(TrainerCallback):
                 raise UserError(what, mend="lower trainer.learning_rate")
         if "loss" in logs and "num_tokens" in logs:
             self._measure(logs)
+        if not processes.is_main():
+            return
         line = {"step": state.global_step, **{k: v for k, v in logs.items() if isinstance(v, int | float)}}
         with self.metrics_file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keep what was measured before the first step, also from a kill, and start the clock after it."""
+        if args.eval_on_start and self.before is None:
+            self.before = _kept(metrics or {})
+            if processes.is_main():
+                write_json(self.metrics_file.with_name(BEFORE), self.before)
+            self.began = time.monotonic()
+            self.last_log = (self.began, self.tokens)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         done = state.global_step - self.first_step
@@ -184,14 +212,13 @@ def train(trainer: Trainer, step: TrainStep, folder: Path, report: Reporter) -> 
         UserError: memory did not suffice; what was trained so far is in a checkpoint.
     """
     trainer.remove_callback(PrinterCallback)
-    checkpoint = last_checkpoint(folder / "checkpoints")
     watch = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Watch))
-    before_file = folder / "before.json"
-    before = read_json(before_file)
-    if before is None and trainer.eval_dataset is not None:
+    checkpoint, watch.before = shared(_found(folder) if processes.is_main() else (None, None))
+    # By the trainer itself: a model measured before it is prepared for training would not be prepared for several
+    # processes any more, which then train apart (Accelerate 1.15 marks it as prepared).
+    trainer.args.eval_on_start = watch.before is None and trainer.eval_dataset is not None
+    if trainer.args.eval_on_start:
         report.say(f"{watch.name}: measuring held-out rows before training")
-        before = _kept(trainer.evaluate())
-        write_json(before_file, before)
     if checkpoint:
         report.say(f"{watch.name}: resuming from {checkpoint.name}")
     going_on = str(checkpoint) if checkpoint else None
@@ -201,11 +228,17 @@ def train(trainer: Trainer, step: TrainStep, folder: Path, report: Reporter) -> 
         elapsed = time.monotonic() - watch.began
         metrics["train_seconds"] = round(elapsed, 1)
         metrics["tokens_per_second"] = round(watch.tokens / elapsed)
-    metrics |= {f"{key}_before": value for key, value in (before or {}).items()}
+    metrics |= {f"{key}_before": value for key, value in (watch.before or {}).items()}
     if trainer.eval_dataset is not None:
         metrics |= _kept(trainer.evaluate())
-    before_file.unlink(missing_ok=True)
+    if processes.is_main():
+        (folder / BEFORE).unlink(missing_ok=True)
     return metrics
+
+
+def _found(folder: Path) -> tuple[Path | None, dict[str, Any] | None]:
+    """What a run that was cut off left: its last whole checkpoint, and what it measured before training."""
+    return last_checkpoint(folder / "checkpoints"), read_json(folder / BEFORE)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

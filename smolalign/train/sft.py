@@ -14,7 +14,13 @@ from smolalign.report import Reporter
 from smolalign.train.compute import choose_for, start
 from smolalign.train.dataset import tokenize_chats
 from smolalign.train.session import Watch, trainer_arguments
+from smolalign.train.shares import TokenShares
 from smolalign.train.tuning import prepare, tune
+from smolalign.vocabulary import fit_vocabulary, rows_to_train
+
+
+class RowTrainer(TokenShares, SFTTrainer):
+    """TRL's SFT trainer, on rows shared out exactly where several processes train."""
 
 
 def run(step: SftStep | FcStep, folder: Path, report: Reporter) -> Outcome:
@@ -22,13 +28,15 @@ def run(step: SftStep | FcStep, folder: Path, report: Reporter) -> Outcome:
     compute = choose_for(step)
     start(compute, report)
     prepared = prepare(step, "chat", tokenize_chats, folder, report)
-    trainer = SFTTrainer(
-        model=load_model(step.model, step.quantize),
+    model = load_model(step.model, step.quantize)
+    fit_vocabulary(model, prepared.added)
+    trainer = RowTrainer(
+        model=model,
         args=trainer_arguments(SFTConfig, step, folder, {**compute.trainer_fields(), **unpadded(step)}),
         train_dataset=prepared.rows,
         eval_dataset=prepared.held_out,
         processing_class=prepared.tokenizer,
-        peft_config=lora_config(step.lora) if step.lora else None,
+        peft_config=lora_config(step.lora, rows_to_train(model, prepared.added)) if step.lora else None,
         callbacks=[Watch(step.kind, folder / "metrics.jsonl", report)],
     )
     return tune(trainer, step, prepared, compute, folder, report)
