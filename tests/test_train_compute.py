@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import chats
-from training import Cli, assert_same_weights, run, write_recipe
+from training import Cli, assert_same_weights, difference, run, weights, write_recipe
 from transformers import LlamaConfig, MistralConfig
 
 from smolalign.errors import UserError
@@ -55,8 +55,8 @@ def test_an_older_gpu_gets_fp32_and_flex_attention() -> None:
     [
         (cpu(), "fp32", "blas"),
         (cpu(onednn=0.5, bf16=0.4), "fp32", "onednn"),
-        (cpu(onednn=0.5, bf16=0.3), "bf16", "onednn"),
-        (cpu(bf16=0.6), "bf16", "blas"),
+        (cpu(onednn=0.5, bf16=0.2), "bf16", "onednn"),
+        (cpu(bf16=0.4), "bf16", "blas"),
         (cpu(bf16=300), "fp32", "blas"),
         (cpu(onednn=0.5, exact=False), "fp32", "blas"),
         (cpu(onednn=0.1, bf16=0.5, exact=False), "bf16", "blas"),
@@ -150,7 +150,17 @@ def test_explain_says_every_choice_on_a_line_of_its_own(cli: Cli, tiny_model: Pa
     assert ran.code == 0, ran.err
     dry = cli("sft", recipe, "--out", tmp_path / "other", "--explain", "--dry-run")
     assert dry.code == 0, dry.err
-    for name in ("precision", "products", "attention", "threads", "allocator", "kernels", "recompute", "compile"):
+    for name in (
+        "precision",
+        "products",
+        "attention",
+        "threads",
+        "allocator",
+        "kernels",
+        "at once",
+        "recompute",
+        "compile",
+    ):
         for out in (ran.out, dry.out):
             assert sum(line.strip().startswith(f"{name} ") and "[" in line for line in out.splitlines()) == 1
     assert "compute: precision fp32, " in cli("sft", recipe, "--out", tmp_path / "plain").out
@@ -164,3 +174,12 @@ def test_settings_change_speed_not_results(setting: str, cli: Cli, tiny_model: P
         assert_same_weights(one, two)
     first, second = (json.loads((folder / "step.json").read_text())["metrics"] for folder in (one, two))
     assert first["train_loss"] == pytest.approx(second["train_loss"], abs=1e-4)
+
+
+def test_bf16_trains_on_a_cpu_with_weights_in_fp32(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, "sft", chats(6), trainer={}, model=str(tiny_model), template="chatml")
+    exact, mixed = run(cli, "sft", recipe, out="1"), run(cli, "sft", recipe, "trainer.bf16=true", out="2")
+    losses = [json.loads((folder / "step.json").read_text())["metrics"]["train_loss"] for folder in (exact, mixed)]
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
+    assert difference(exact, mixed) > 1e-6
+    assert all(value.dtype == torch.float32 for value in weights(mixed).values())

@@ -58,6 +58,8 @@ class Compute(Strict):
     """Each document of a packed row by itself: one after the other, by FlashAttention, or by flex_attention."""
     fp32_products: Literal["auto", "blas", "onednn"] = "auto"
     """Library for fp32 matrix products on CPUs; `auto` measures which is faster."""
+    micro_batch_tokens: PositiveInt | Literal["auto", "all"] = "auto"
+    """Tokens of an SFT batch computed at once, whole documents always: less memory, the same gradient."""
     threads: PositiveInt | Literal["auto"] = "auto"
     """Threads; `auto` is the physical cores that the process may use."""
     allocator: Literal["auto", "system"] = "auto"

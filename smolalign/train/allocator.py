@@ -17,7 +17,7 @@ from collections.abc import Sequence
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 # PyTorch's alignment of CPU memory, in bytes.
 ALIGNMENT = 64
-# What the heap is extended by at a time; not all of the last extension is used.
+# What the heap is extended by at a time.
 TOP_PAD = 2**26
 
 
@@ -87,8 +87,9 @@ def replay(trace: Sequence[tuple[int, int]]) -> int:
 
 
 def _taken(library: ctypes.CDLL) -> int:
+    """Bytes up to the end of the heap's last block in use: beyond it nothing has been written yet."""
     info = library.mallinfo2()
-    return int(info.arena + info.hblkhd)
+    return int(info.arena + info.hblkhd - info.keepcost)
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ from transformers import AttentionInterface, PreTrainedModel
 
 # Names under which Transformers finds these; `flex` is Transformers' own, which reads documents off the positions.
 IMPLEMENTATIONS = {"per_document": "per_document", "varlen": "per_document_varlen", "flex": "flex_attention"}
-# On CPUs, documents of up to so many queries and keys are attended to by two plain products, whose probabilities are
-# kept for the backward pass: 3 times as fast as the fused kernel at 128 tokens, no faster beyond 512.
+# On CPUs, documents of up to so many queries times keys are attended to by plain products: 3 times as fast as
+# PyTorch's fused kernel at 128 tokens, no faster beyond 512.
 PLAIN_ELEMENTS = 256 * 256
 # Devices on which that is so; a dry run for the CPU adds the meta device.
 PLAIN_ON = ("cpu",)
@@ -170,15 +170,54 @@ def _attend(
 
 def _attend_plainly(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
     """As `_attend`, by its definition; in fp32, since scores rounded to bf16 would be wrong by percents."""
-    _, heads, queries, width = query.shape
-    groups, keys = key.shape[1], key.shape[2]
-    # The query heads that share a key head are rows of one product.
-    stacked = (query.float() * scaling).reshape(groups, -1, width)
     with torch.autocast("cpu", enabled=False):
-        scores = torch.bmm(stacked, key[0].float().transpose(1, 2)).view(heads, queries, keys)
-        probabilities = scores.masked_fill_(_later(queries, keys, query.device), float("-inf")).softmax(-1)
-        output = torch.bmm(probabilities.view(groups, -1, keys), value[0].float())
-    return output.view(1, heads, queries, width).to(query.dtype)
+        output: torch.Tensor = Plain.apply(query[0].float(), key[0].float(), value[0].float(), scaling)
+    return output[None].to(query.dtype)
+
+
+class Plain(torch.autograd.Function):
+    """Causal attention by two products. The backward pass computes the probabilities anew from their normalizers, as
+    FlashAttention does (Dao et al. 2022, arXiv:2205.14135), so that they need not be kept."""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+        """
+        Args:
+            query: `[heads, queries, width]`.
+            key: `[groups, keys, width]`; the query heads that share a key head are rows of one product.
+            value: as `key`.
+            scaling: factor on the scores.
+
+        Returns:
+            As `query`.
+        """
+        ctx.scaling = scaling
+        scores = _scores(query, key, scaling)
+        normalizer = scores.logsumexp(-1, keepdim=True)
+        ctx.save_for_backward(query, key, value, normalizer)
+        return torch.bmm(scores.sub_(normalizer).exp_(), value).view(query.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, normalizer = ctx.saved_tensors
+        stacked = gradient.reshape(len(key), -1, gradient.shape[-1])
+        probabilities = _scores(query, key, ctx.scaling).sub_(normalizer).exp_()
+        of_value = torch.bmm(probabilities.transpose(1, 2), stacked)
+        of_scores = torch.bmm(stacked, value.transpose(1, 2))
+        # What the softmax passes back: the gradient of each score less their mean under the probabilities.
+        of_scores -= torch.linalg.vecdot(of_scores, probabilities)[..., None]
+        of_scores.mul_(probabilities).mul_(ctx.scaling)
+        of_key = torch.bmm(of_scores.transpose(1, 2), query.reshape(len(key), -1, query.shape[-1]))
+        return torch.bmm(of_scores, key).view(query.shape), of_key, of_value, None
+
+
+def _scores(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
+    """`[groups, heads of a group * queries, keys]`, minus infinity where the key comes after the query."""
+    heads, queries, width = query.shape
+    groups, keys, _ = key.shape
+    scores = torch.bmm(query.reshape(groups, -1, width) * scaling, key.transpose(1, 2))
+    scores.view(heads, queries, keys).masked_fill_(_later(queries, keys, query.device), float("-inf"))
+    return scores
 
 
 def _later(queries: int, keys: int, device: torch.device) -> torch.Tensor:

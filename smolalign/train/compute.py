@@ -23,13 +23,17 @@ from smolalign.recipe.schema import PretrainStep, TrainStep, TuneStep
 from smolalign.report import Reporter
 from smolalign.train.allocator import keep_memory
 from smolalign.train.attention import attending_per_document, needs_masks
+from smolalign.train.lean import make_lean
 from smolalign.train.lm_head import score_only_trained_tokens
 from smolalign.train.probe import Speeds, measured
 
 # bf16 must be so much faster than fp32 on a CPU to be worth its coarser arithmetic.
-WORTHWHILE = 1.5
-# Narrower models gain nothing from bf16 on CPUs: converting takes longer than multiplying saves.
+WORTHWHILE = 2.0
+# Narrower models gain nothing from bf16 on CPUs: converting takes longer than multiplying saves; nor do they have the
+# activations to be saved.
 NARROW = 256
+# Tokens that keep a CPU's cores busy: fewer would spend more time on the weights than on the tokens.
+BUSY_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """All choices of a step, by name: `precision`, `products`, `attention`, `threads`, `allocator`, `kernels`, …"""
+    """All choices of a step, by name: `precision`, `products`, `attention`, `at once`, `threads`, …"""
 
     choices: dict[str, Choice]
 
@@ -72,6 +76,12 @@ class Compute:
         if self["kernels"] == "liger":
             fields["use_liger_kernel"] = True
         return fields
+
+    @property
+    def micro_batch_tokens(self) -> int | None:
+        """Tokens of a batch that are computed at once; None for all of them."""
+        value = self["at once"].partition(" ")[0]
+        return int(value) if value.isdigit() else None
 
     def line(self) -> str:
         """The choices on one line."""
@@ -122,9 +132,10 @@ def choose(step: TrainStep, config: Any, machine: Machine | None = None) -> Comp
             "precision": precision,
             "products": _products(step, machine, precision.value),
             "attention": _attention(step, machine, precision.value, config),
+            "at once": _micro_batch(step, machine, config),
             "threads": _threads(step, machine),
             "allocator": _allocator(step, machine),
-            "kernels": _kernels(step, machine),
+            "kernels": _kernels(step, machine, precision.value),
             "recompute": _switch(step, "gradient_checkpointing", "recomputing activations costs a third more time"),
             "compile": _switch(step, "torch_compile", "batches differ in shape, so compiling has to pay for itself"),
         }
@@ -171,6 +182,8 @@ def computing(trainer: Any, compute: Compute) -> Iterator[None]:
             # WPO's weights read what only TRL's head computes.
             if not getattr(trainer.args, "use_weighting", False):
                 score_only_trained_tokens(unadapted(model))
+            if compute["kernels"] == "lean":
+                make_lean(model)
             if compute["attention"] != "masked":
                 stack.enter_context(attending_per_document(model, compute["attention"]))
         # PyTorch gives fp32 products to oneDNN only where it may round their factors. That it does not round them on
@@ -261,6 +274,15 @@ def _attention(step: TrainStep, machine: Machine, precision: str, config: Any) -
     return Choice("per_document", "no work between documents, and no mask", field)
 
 
+def _micro_batch(step: TrainStep, machine: Machine, config: Any) -> Choice:
+    field, asked = "compute.micro_batch_tokens", step.compute.micro_batch_tokens
+    if asked != "auto":
+        return Choice("all" if asked == "all" else f"{asked} tokens", "set in the recipe", field)
+    if machine.device == "cpu" and config.get_text_config().hidden_size >= NARROW:
+        return Choice(f"{BUSY_TOKENS} tokens", "as fast as a whole batch, in less memory", field)
+    return Choice("all", "whole batches are faster here", field)
+
+
 def _threads(step: TrainStep, machine: Machine) -> Choice:
     field = "compute.threads"
     if step.compute.threads != "auto":
@@ -281,15 +303,17 @@ def _allocator(step: TrainStep, machine: Machine) -> Choice:
     return Choice("system", "no glibc here", field)
 
 
-def _kernels(step: TrainStep, machine: Machine) -> Choice:
+def _kernels(step: TrainStep, machine: Machine, precision: str) -> Choice:
     field = "trainer.use_liger_kernel"
     asked = step.trainer.get("use_liger_kernel")
     if asked is not None:
         return Choice("liger" if asked else "torch", "set in the recipe", field)
-    if machine.device != "cuda":
-        return Choice("torch", "Liger's kernels are for GPUs", field)
-    why = "norms, rotations and gates in one kernel each" if machine.liger else "liger-kernel is not installed"
-    return Choice("liger" if machine.liger else "torch", why, field)
+    if machine.device == "cuda":
+        why = "norms, rotations and gates in one kernel each" if machine.liger else "liger-kernel is not installed"
+        return Choice("liger" if machine.liger else "torch", why, field)
+    if precision == "fp32":
+        return Choice("lean", "norms and gates that keep only their inputs", field)
+    return Choice("torch", "lean norms and gates are for fp32", field)
 
 
 def _switch(step: TrainStep, name: str, why: str) -> Choice:

@@ -22,6 +22,7 @@ from smolalign.train.allocator import memory_taken
 from smolalign.train.compute import choose
 from smolalign.train.dataset import IGNORED
 from smolalign.train.dry_step import Batch, DryTraining, Footprint, model_on_meta
+from smolalign.train.lean import make_lean
 from smolalign.train.session import trainer_arguments
 
 # What CUDA's context and the libraries' workspaces take on a GPU. Not measured here.
@@ -103,10 +104,15 @@ def estimate(step: TrainStep, config: Any, rows: Sequence[Batch]) -> Estimate:
     on_cpu = device().type == "cpu"
     frozen = torch.float32 if on_cpu else getattr(config, "dtype", None) or torch.float32
     lora = getattr(step, "lora", None)
+    model = model_on_meta(config, frozen, lora, bool(arguments.gradient_checkpointing))
+    if compute["kernels"] == "lean":
+        make_lean(model)
+    at_once = None if isinstance(step, DpoStep) else compute.micro_batch_tokens
     training = DryTraining(
-        model_on_meta(config, frozen, lora, bool(arguments.gradient_checkpointing)),
+        model,
         _optimizer(arguments),
-        accumulation=arguments.gradient_accumulation_steps,
+        # A batch computed in parts adds up gradients as accumulated batches do.
+        accumulation=2 if at_once else arguments.gradient_accumulation_steps,
         bf16=bool(arguments.bf16),
         quantize=getattr(step, "quantize", None),
         reference=isinstance(step, DpoStep) and lora is not None,
@@ -114,13 +120,13 @@ def estimate(step: TrainStep, config: Any, rows: Sequence[Batch]) -> Estimate:
     probe = training.step(PROBE)
     a_token, a_trained = probe.activations / PROBE.tokens, probe.logits / PROBE.trained
 
-    def largest(size: int) -> Batch:
-        found = batches(step, arguments, rows, size)
+    def largest(size: int, most_tokens: int | None = None) -> Batch:
+        found = batches(step, arguments, rows, size, most_tokens)
         return max(found, key=lambda batch: a_token * batch.tokens + a_trained * batch.trained)
 
-    footprint = training.step(largest(arguments.per_device_train_batch_size))
+    footprint = training.step(largest(arguments.per_device_train_batch_size, at_once))
     alive = footprint.alive
-    if arguments.per_device_eval_batch_size > arguments.per_device_train_batch_size:
+    if step.eval_data or step.test_fraction:
         alive = max(alive, training.evaluation(largest(arguments.per_device_eval_batch_size)).alive)
     if on_cpu:
         alive = footprint.weights + memory_taken(training.live.trace, keep=compute["allocator"] == "keep")
@@ -128,21 +134,41 @@ def estimate(step: TrainStep, config: Any, rows: Sequence[Batch]) -> Estimate:
     return Estimate(footprint, process, alive + process)
 
 
-def batches(step: TrainStep, arguments: Any, rows: Sequence[Batch], size: int) -> list[Batch]:
-    """So many shuffled micro-batches as a run has, or fewer; packed rows are full, whatever is in them."""
+def batches(
+    step: TrainStep, arguments: Any, rows: Sequence[Batch], size: int, most_tokens: int | None = None
+) -> list[Batch]:
+    """So many shuffled micro-batches as a run has, within bounds; packed rows are full, whatever is in them.
+
+    Args:
+        step: the recipe.
+        arguments: the trainer's.
+        rows: sizes of a sample of its rows.
+        size: rows of a batch.
+        most_tokens: computed at once, but for a single row that is longer; None for whole batches.
+    """
     tokens, trained = sum(row.tokens for row in rows), sum(row.trained for row in rows)
     if getattr(arguments, "packing", False):
         length = max(1, round(tokens / len(rows)))
-        documents, full = [(length,)] * (size * step.max_length // length), size * step.max_length
-        return [Batch((*documents, (full % length or 1,)), max(1, round(full * trained / tokens)))]
+        document = Batch(((length,),), round(length * trained / tokens))
+        return _parts([document] * -(-size * step.max_length // length), most_tokens)
     count = math.ceil(arguments.num_train_epochs * len(rows) / size)
     if arguments.max_steps > 0:
         count = arguments.max_steps * arguments.gradient_accumulation_steps
     order = random.Random(step.seed)
     drawn = (order.sample(rows, min(size, len(rows))) for _ in range(min(max(count, LEAST_DRAWS), MOST_DRAWS)))
+    return [part for some in drawn for part in _parts(some, most_tokens)]
+
+
+def _parts(rows: Sequence[Batch], most_tokens: int | None) -> list[Batch]:
+    """Rows of a batch as the batches that are computed at once, as `micro_batches.split` divides them."""
+    parts: list[list[Batch]] = [[]]
+    for row in rows:
+        if parts[-1] and most_tokens and sum(one.tokens for one in parts[-1]) + row.tokens > most_tokens:
+            parts.append([])
+        parts[-1].append(row)
     return [
-        Batch(tuple(row for one in some for row in one.rows), max(1, sum(one.trained for one in some)))
-        for some in drawn
+        Batch(tuple(row for one in part for row in one.rows), max(1, sum(one.trained for one in part)))
+        for part in parts
     ]
 
 

@@ -47,6 +47,7 @@ def run(step: PretrainStep, folder: Path, report: Reporter) -> Outcome:
         processing_class=tokenizer,
         callbacks=[Watch("pretrain", folder / "metrics.jsonl", report)],
     )
+    trainer.micro_batch_tokens = compute.micro_batch_tokens
     with computing(trainer, compute):
         metrics = train(trainer, step, folder, report)
     state = whole_state(trainer)

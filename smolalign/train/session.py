@@ -67,6 +67,8 @@ def trainer_arguments(
     _reject_wrong_types(config_class, step.trainer)
     fields: dict[str, Any] = {
         "bf16": False,
+        # Without this, the configuration takes bf16 for a mistake on CPUs.
+        "use_cpu": device().type == "cpu",
         "gradient_checkpointing": False,
         "logging_steps": 10,
         # The trainer would log the mean of earlier losses in place of one that is not finite.

@@ -13,14 +13,15 @@ from smolalign.recipe.schema import FcStep, SftStep, TrainStep
 from smolalign.report import Reporter
 from smolalign.train.compute import choose_for, start
 from smolalign.train.dataset import tokenize_chats
+from smolalign.train.micro_batches import MicroBatches
 from smolalign.train.session import Watch, trainer_arguments
 from smolalign.train.shares import TokenShares
 from smolalign.train.tuning import prepare, tune
 from smolalign.vocabulary import fit_vocabulary, rows_to_train
 
 
-class RowTrainer(TokenShares, SFTTrainer):
-    """TRL's SFT trainer, on rows shared out exactly where several processes train."""
+class RowTrainer(MicroBatches, TokenShares, SFTTrainer):
+    """TRL's SFT trainer, on rows shared out exactly where several processes train, a part of a batch at a time."""
 
 
 def run(step: SftStep | FcStep, folder: Path, report: Reporter) -> Outcome:
@@ -39,6 +40,7 @@ def run(step: SftStep | FcStep, folder: Path, report: Reporter) -> Outcome:
         peft_config=lora_config(step.lora, rows_to_train(model, prepared.added)) if step.lora else None,
         callbacks=[Watch(step.kind, folder / "metrics.jsonl", report)],
     )
+    trainer.micro_batch_tokens = compute.micro_batch_tokens
     return tune(trainer, step, prepared, compute, folder, report)
 
 
