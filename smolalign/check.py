@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smolalign.errors import UserError
-from smolalign.look import KIND_OF_ROWS, Chain, added_ahead, first_rows, require_step, sources_ahead, tokenizer_ahead
+from smolalign.fits import fits
+from smolalign.look import (
+    KIND_OF_ROWS,
+    Chain,
+    added_ahead,
+    first_rows,
+    require_step,
+    sources_ahead,
+    tokenizer_ahead,
+    tokenizer_to_come,
+)
 from smolalign.pipeline import resolve_model
 from smolalign.recipe.load import Recipe
-from smolalign.recipe.schema import DataSource, EvalStep, TrainStep, TuneStep
+from smolalign.recipe.schema import DataSource, EvalStep, PretrainStep, TrainStep, TuneStep
 from smolalign.rows import RowKind
 
 # Rows of each source that are read, rendered and measured.
@@ -29,13 +39,16 @@ class Finding:
     problem: UserError | None = None
 
 
-def check_steps(steps: Mapping[str, Recipe], run_folder: Path, only: str | None = None) -> Iterator[Finding]:
+def check_steps(
+    steps: Mapping[str, Recipe], run_folder: Path, only: str | None = None, device_memory: int | None = None
+) -> Iterator[Finding]:
     """Look at every step of a chain. The quick looks at files come first; if all is well there, the slow ones follow.
 
     Args:
         steps: recipes by step name, in order.
         run_folder: where they would run.
         only: look at this step alone; the others say what its `@step` references will be.
+        device_memory: bytes of a device to train on in place of the present one.
     """
     chain = Chain(steps, run_folder)
     looked_at = {name: recipe for name, recipe in steps.items() if only in (None, name)}
@@ -46,7 +59,7 @@ def check_steps(steps: Mapping[str, Recipe], run_folder: Path, only: str | None 
             yield finding
     if not wrong:
         for name, recipe in looked_at.items():
-            yield from _check_training(name, recipe, chain)
+            yield from _check_training(name, recipe, chain, device_memory)
 
 
 def _check_output(name: str, chain: Chain) -> Iterator[Finding]:
@@ -80,8 +93,8 @@ def _check_inputs(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
             yield Finding(name, problem=error.at(recipe.file))
 
 
-def _check_training(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
-    """That the trainer takes its fields, that the template trains its stop token, and that rows fit."""
+def _check_training(name: str, recipe: Recipe, chain: Chain, device_memory: int | None) -> Iterator[Finding]:
+    """That the trainer takes its fields, that the template trains its stop token, and that rows and memory suffice."""
     step = recipe.step
     if not isinstance(step, TrainStep):
         return
@@ -89,7 +102,10 @@ def _check_training(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding
         _build_trainer_config(step, recipe.kind, chain.run_folder / name)
         yield Finding(name, "trainer fields are valid")
         if isinstance(step, TuneStep):
-            yield from _check_rendering(name, recipe, step, chain)
+            rows = yield from _check_rendering(name, recipe, step, chain)
+        else:
+            rows = _sizes_of_documents(name, step, chain)
+        yield from _check_memory(name, step, chain, rows, device_memory)
     except UserError as error:
         yield Finding(name, problem=error.at(recipe.file))
 
@@ -106,9 +122,30 @@ def _build_trainer_config(step: TrainStep, kind: str, folder: Path) -> None:
         trainer_arguments(SFTConfig, step, folder, unpadded(step))
 
 
-def _check_rendering(name: str, recipe: Recipe, step: TuneStep, chain: Chain) -> Iterator[Finding]:
+def _check_memory(
+    name: str, step: TrainStep, chain: Chain, rows: list[Any], device_memory: int | None
+) -> Iterator[Finding]:
+    for fit in fits(step, name, chain, rows, device_memory):
+        yield Finding(name, fit.text, warning=fit.tight, problem=fit.problem)
+
+
+def _sizes_of_documents(name: str, step: TrainStep, chain: Chain) -> list[Any]:
+    """Sizes of the first documents of each source as a pretrain step would tokenize them."""
+    from smolalign.train.dataset import tokenize_documents
+    from smolalign.train.memory import sizes_of_rows
+
+    assert isinstance(step, PretrainStep)
+    tokenizer = tokenizer_to_come(step.template, chain, name, SAMPLE_ROWS)
+    sources = [found for data in step.data for found in sources_ahead(data, chain, name)]
+    rows: list[Any] = [row for source in sources for row in first_rows(source, "document", SAMPLE_ROWS).rows]
+    return sizes_of_rows(tokenize_documents(tokenizer, rows, step.max_length)[0])
+
+
+def _check_rendering(name: str, recipe: Recipe, step: TuneStep, chain: Chain) -> Generator[Finding, None, list[Any]]:
+    """Returns the sizes of the tokenized rows."""
     from smolalign.chat.render import require_trainable_template
     from smolalign.train.dataset import tokenize_chats, tokenize_pairs
+    from smolalign.train.memory import sizes_of_rows
     from smolalign.train.tuning import say_added
 
     tokenizer = tokenizer_ahead(step.model, step.template, chain, name, SAMPLE_ROWS)
@@ -118,8 +155,9 @@ def _check_rendering(name: str, recipe: Recipe, step: TuneStep, chain: Chain) ->
     yield Finding(name, "the template trains its stop token")
     kind = KIND_OF_ROWS[recipe.kind]
     sources = [found for data in step.data for found in sources_ahead(data, chain, name)]
-    rows: list[Any] = [row for source in sources for row in first_rows(source, kind, SAMPLE_ROWS).rows]
-    _, ledger = (tokenize_pairs if kind == "pair" else tokenize_chats)(tokenizer, rows, step.max_length)
+    parts: list[list[Any]] = [first_rows(source, kind, SAMPLE_ROWS).rows for source in sources]
+    rows = [row for part in parts for row in part]
+    tokenized, ledger = (tokenize_pairs if kind == "pair" else tokenize_chats)(tokenizer, rows, step.max_length)
     over = ledger.rows_lost / max(1, ledger.rows_seen)
     trained = ledger.trained_tokens / max(1, ledger.tokens)
     yield Finding(
@@ -129,6 +167,20 @@ def _check_rendering(name: str, recipe: Recipe, step: TuneStep, chain: Chain) ->
         warning=over > 0,
     )
     ledger.check(step.max_cut, step.max_length)
+    return _in_proportion(sizes_of_rows(tokenized), sources, list(map(len, parts)))
+
+
+def _in_proportion(sizes: list[Any], sources: list[DataSource], counts: list[int]) -> list[Any]:
+    """Of each source's rows as many as its weight and `max_rows` leave in the mixture; all where rows were dropped,
+    since it is not known whose they were."""
+    if sum(counts) != len(sizes):
+        return sizes
+    mixed = []
+    for data, count in zip(sources, counts, strict=True):
+        part, sizes = sizes[:count], sizes[count:]
+        kept = min(count, max(1, round(count * (data.weight or 1))), data.max_rows or count)
+        mixed += [part[index * count // kept] for index in range(kept)]
+    return mixed
 
 
 def _models(recipe: Recipe) -> list[str]:

@@ -193,11 +193,19 @@ def evaluate(
 def check(
     recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipe files or shipped recipes' names.")],
     out: Out = None,
+    device_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--device-memory",
+            metavar="SIZE",
+            help="Say whether training fits into so much memory, such as 24GB, on a device that computes as this one.",
+        ),
+    ] = None,
 ) -> None:
-    """Find everything that can be wrong before any weight is loaded."""
+    """Find everything that can be wrong, memory that does not suffice included, before any weight is loaded."""
     from smolalign.commands import check_recipes
 
-    check_recipes(recipes, out)
+    check_recipes(recipes, out, device_memory)
 
 
 @app.command()

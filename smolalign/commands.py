@@ -16,6 +16,7 @@ from smolalign.console import (
     print_step,
 )
 from smolalign.errors import UserError, UserErrors
+from smolalign.memory import parse_size
 from smolalign.pipeline import StepResult, default_run_folder, find_done, resolve, run_step
 from smolalign.processes import is_main
 from smolalign.recipe.load import Recipe, load_pipeline_steps, load_recipe, recipe_from_options
@@ -167,12 +168,13 @@ def step_state(name: str, recipe: Recipe, run_folder: Path) -> str:
     return "is cached" if is_done(run_folder / name, fingerprint) else f"would run into {run_folder / name}"
 
 
-def check_recipes(arguments: Sequence[str], out: Path | None) -> None:
+def check_recipes(arguments: Sequence[str], out: Path | None, device_memory: str | None = None) -> None:
     """`smolalign check`: every problem of every recipe, or a line that says that there is none."""
-    report_checks(finding for argument in arguments for finding in _check_recipe(argument, out))
+    room = parse_size(device_memory) if device_memory is not None else None
+    report_checks(finding for argument in arguments for finding in _check_recipe(argument, out, room))
 
 
-def _check_recipe(argument: str, out: Path | None) -> Iterator[Finding]:
+def _check_recipe(argument: str, out: Path | None, device_memory: int | None) -> Iterator[Finding]:
     from smolalign.check import Finding, check_steps
 
     try:
@@ -182,7 +184,7 @@ def _check_recipe(argument: str, out: Path | None) -> Iterator[Finding]:
         else:
             only = _name(recipe)
             steps = {**_neighbours(recipe), only: recipe}
-        yield from check_steps(steps, out or default_run_folder(recipe), only)
+        yield from check_steps(steps, out or default_run_folder(recipe), only, device_memory)
     except UserError as error:
         yield Finding(argument, problem=error)
 

@@ -50,6 +50,8 @@ class Resolved:
     step: Step
     inputs: dict[str, str]
     fingerprint: str
+    resume_key: str
+    """As the fingerprint, but blind to what changes memory and not the mathematics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +103,14 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
             for name, task in recipe.step.tasks.items()
         }
     step = recipe.step.model_copy(update=changes)
-    identity = {
+    identity: dict[str, Any] = {
         "recipe": recipe.step.model_dump(mode="json", exclude={"run"}),
         "inputs": inputs,
         "template": _template_text(recipe.step),
         "data_version": DATA_VERSION,
     }
-    return Resolved(step, inputs, digest_json(identity))
+    resumable = {**identity, "recipe": _without_memory_knobs(identity["recipe"])}
+    return Resolved(step, inputs, digest_json(identity), digest_json(resumable))
 
 
 def run_step(name: str, recipe: Recipe, run_folder: Path, report: Reporter, *, fresh: bool = False) -> StepResult:
@@ -129,7 +132,7 @@ def run_step(name: str, recipe: Recipe, run_folder: Path, report: Reporter, *, f
     if done and not fresh:
         _tell_others(to_run=False)
         return done
-    with step_folder(folder, f"{resolved.fingerprint} {processes.layout()}".strip(), fresh=fresh) as resumed:
+    with step_folder(folder, f"{resolved.resume_key} {processes.layout()}".strip(), fresh=fresh) as resumed:
         _tell_others(to_run=True)
         if resumed:
             report.say(f"{name}: taking up the run that was cut off")
@@ -261,6 +264,22 @@ def resolve_data(data: DataSource, recipe: Recipe, run_folder: Path) -> tuple[Da
     except UserError as error:
         raise error.at(recipe.file) from None
     return data.model_copy(update={"source": source}), digest
+
+
+def _without_memory_knobs(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without the trainer's fields that a run may change when it is taken up: rows of a micro-batch, where a
+    step has as many rows all the same, and what is computed again in place of being kept."""
+    if "trainer" not in recipe:
+        return recipe
+    trainer = dict(recipe["trainer"])
+    for name in ("gradient_checkpointing", "per_device_eval_batch_size"):
+        trainer.pop(name, None)
+    size, micro_batches = trainer.get("per_device_train_batch_size", 8), trainer.get("gradient_accumulation_steps", 1)
+    # What is left over at an epoch's end and dropped depends on the micro-batch.
+    if isinstance(size, int) and isinstance(micro_batches, int) and not trainer.get("dataloader_drop_last"):
+        trainer["per_device_train_batch_size"] = size * micro_batches
+        trainer.pop("gradient_accumulation_steps", None)
+    return {**recipe, "trainer": trainer}
 
 
 def _template_text(step: Step) -> str:

@@ -104,7 +104,7 @@ def step_folder(folder: Path, fingerprint: str, *, fresh: bool) -> Iterator[bool
 
     Args:
         folder: the step's folder; made if it is not there.
-        fingerprint: of the step about to run.
+        fingerprint: of the step about to run, as far as it matters to what a run that was cut off left.
         fresh: start over even where this very step was under way.
 
     Yields:

@@ -56,6 +56,7 @@ def layer(module: str) -> int:
         "commands": 6,
         "console": 5,
         "check": 5,
+        "fits": 5,
         "launch": 5,
         "preview": 5,
         "look": 5,

@@ -22,6 +22,8 @@ IMPLEMENTATIONS = {"per_document": "per_document", "varlen": "per_document_varle
 # On CPUs, documents of up to so many queries times keys are attended to by plain products: 3 times as fast as
 # PyTorch's fused kernel at 128 tokens, no faster beyond 512.
 PLAIN_ELEMENTS = 256 * 256
+# Devices on which that is so; a dry run for the CPU adds the meta device.
+PLAIN_ON = ("cpu",)
 
 
 def per_document_attention(
@@ -151,7 +153,7 @@ def _attend(
 ) -> torch.Tensor:
     """Causal attention aligned at the last query and key, `[batch, heads, queries, head_dim]`."""
     queries, keys = query.shape[2], key.shape[2]
-    if query.device.type == "cpu" and len(query) == 1 and not dropout and queries * keys <= PLAIN_ELEMENTS:
+    if query.device.type in PLAIN_ON and len(query) == 1 and not dropout and queries * keys <= PLAIN_ELEMENTS:
         return _attend_plainly(query, key, value, scaling)
     later = None if queries == keys else _later(queries, keys, query.device).logical_not_()
     return scaled_dot_product_attention(

@@ -21,6 +21,7 @@ from smolalign.errors import UserError
 from smolalign.model import device, load_config, unadapted
 from smolalign.recipe.schema import PretrainStep, TrainStep, TuneStep
 from smolalign.report import Reporter
+from smolalign.train.allocator import keep_memory
 from smolalign.train.attention import attending_per_document, needs_masks
 from smolalign.train.lean import make_lean
 from smolalign.train.lm_head import score_only_trained_tokens
@@ -33,8 +34,6 @@ WORTHWHILE = 2.0
 NARROW = 256
 # Tokens that keep a CPU's cores busy: fewer would spend more time on the weights than on the tokens.
 BUSY_TOKENS = 512
-# glibc's mallopt: the numbers of its parameters, from malloc.h.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +157,7 @@ def start(compute: Compute, report: Reporter) -> None:
         report.detail(line)
     torch.set_num_threads(int(compute["threads"]))
     if compute["allocator"] == "keep":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        libc.mallopt(M_TOP_PAD, 2**26)
+        keep_memory()
     elif compute["allocator"] == "expandable":
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if compute["compile"] == "on":

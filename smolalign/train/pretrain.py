@@ -49,7 +49,7 @@ def run(step: PretrainStep, folder: Path, report: Reporter) -> Outcome:
     )
     trainer.micro_batch_tokens = compute.micro_batch_tokens
     with computing(trainer, compute):
-        metrics = train(trainer, folder, report)
+        metrics = train(trainer, step, folder, report)
     state = whole_state(trainer)
     if processes.is_main():
         save_model(model, tokenizer, folder / "model", state)

@@ -21,6 +21,7 @@ from smolalign.recipe.schema import TrainStep
 from smolalign.report import Progress, Reporter
 from smolalign.store import read_json, write_json, write_text
 from smolalign.train.group import allow_sharding_on_cpu, shared
+from smolalign.train.out_of_memory import ending_well
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -202,12 +203,15 @@ class Watch(TrainerCallback):
         self.loss, self.tokens, self.last_log = float(logs["loss"]), tokens, (now, tokens)
 
 
-def train(trainer: Trainer, folder: Path, report: Reporter) -> dict[str, Any]:
+def train(trainer: Trainer, step: TrainStep, folder: Path, report: Reporter) -> dict[str, Any]:
     """Measure, train (from the last whole checkpoint if there is one), and measure again.
 
     Returns:
         `train_loss`, `steps`, `tokens_per_second`, and the measurements before and after on held-out rows, named
         `eval_…_before` and `eval_…`.
+
+    Raises:
+        UserError: memory did not suffice; what was trained so far is in a checkpoint.
     """
     trainer.remove_callback(PrinterCallback)
     watch = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Watch))
@@ -219,7 +223,8 @@ def train(trainer: Trainer, folder: Path, report: Reporter) -> dict[str, Any]:
         report.say(f"{watch.name}: measuring held-out rows before training")
     if checkpoint:
         report.say(f"{watch.name}: resuming from {checkpoint.name}")
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    going_on = str(checkpoint) if checkpoint else None
+    result = ending_well(trainer, step, lambda: trainer.train(resume_from_checkpoint=going_on))
     metrics = {"train_loss": round(result.training_loss, 4), "steps": trainer.state.global_step}
     if watch.tokens_per_second:
         elapsed = time.monotonic() - watch.began

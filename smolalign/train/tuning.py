@@ -106,7 +106,7 @@ def tune(trainer: Any, step: TuneStep, prepared: Prepared, compute: Compute, fol
     keep_trained_weights_in_fp32(trainer.model)
     give_head_its_bias(unadapted(trainer.accelerator.unwrap_model(trainer.model)))
     with computing(trainer, compute):
-        metrics = train(trainer, folder, report)
+        metrics = train(trainer, step, folder, report)
     state = whole_state(trainer)
     if processes.is_main():
         model = trainer.accelerator.unwrap_model(trainer.model)

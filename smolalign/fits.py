@@ -1,0 +1,98 @@
+"""Whether training steps fit into memory, said before they run; and which knob to turn where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from smolalign.errors import UserError
+from smolalign.look import Chain, require_step
+from smolalign.memory import say_size
+from smolalign.pipeline import resolve_model
+from smolalign.recipe.schema import PretrainStep, TrainStep, TuneStep
+
+# An estimate above the first share of the memory may fail, above the second it surely will.
+TIGHT, TOO_LARGE = 0.9, 1.15
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What a step takes, in words, and whether that is tight or surely too much for a device."""
+
+    text: str
+    tight: bool = False
+    problem: UserError | None = None
+
+
+def fits(step: TrainStep, name: str, chain: Chain, rows: Sequence[Any], device_memory: int | None) -> Iterator[Fit]:
+    """The memory that a step takes, and for each device whether it has that much: the present one, or a named one.
+
+    Args:
+        step: the recipe, its references as they are written.
+        name: of the step in the chain.
+        chain: what it reads.
+        rows: sizes of a sample of its rows, `train.memory.Batch` each.
+        device_memory: bytes of a device that computes as the present one does; None for the present one.
+    """
+    from smolalign.train.memory import estimate, memory_here
+
+    config = config_ahead(step, name, chain)
+    if not rows:
+        return
+    try:
+        needed = estimate(step, config, rows)
+    except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        yield Fit(f"memory: not known, since the model's code cannot be run without its weights: {reason}", tight=True)
+        return
+    room = device_memory or memory_here()
+    place = f"{say_size(room)} GB " + ("on the device named" if device_memory else "free here")
+    text = f"memory: {needed.line()}; {place}"
+    if needed.peak <= TIGHT * room:
+        yield Fit(text)
+        return
+    mend = _what_to_turn(step, config, rows, room)
+    if needed.peak <= TOO_LARGE * room:
+        yield Fit(f"{text}: tight → {mend}", tight=True)
+    else:
+        yield Fit(text, problem=UserError(f"{name}: {text}", where=str(chain.steps[name].file), mend=mend))
+
+
+def config_ahead(step: TrainStep, name: str, chain: Chain) -> Any:
+    """The config of the model that a step trains: of a checkpoint, or of a step to come.
+
+    Raises:
+        UserError: it is to be had from nowhere.
+    """
+    from smolalign.model import load_config
+    from smolalign.train.memory import config_of
+
+    if isinstance(step, PretrainStep):
+        return config_of(step)
+    assert isinstance(step, TuneStep)
+    if step.model.startswith("@"):
+        require_step(step.model, "model", chain, name)
+        before = step.model[1:]
+        if not chain.is_done(before):
+            upstream = chain.steps[before].step
+            assert isinstance(upstream, TrainStep)
+            return config_ahead(upstream, before, chain)
+    return load_config(resolve_model(step.model, chain.steps[name], chain.run_folder)[0])
+
+
+def _what_to_turn(step: TrainStep, config: Any, rows: Sequence[Any], room: int) -> str:
+    """The change of least harm with which the step fits, and what it takes then."""
+    from smolalign.train.knobs import knobs
+    from smolalign.train.memory import cut_rows, estimate
+
+    least = None
+    for knob in knobs(step):
+        needed = estimate(knob.step, config, cut_rows(rows, knob.step.max_length)).peak
+        if needed <= TIGHT * room:
+            return f"set {knob.overrides}: about {say_size(needed)} GB"
+        if least is None or needed < least[0]:
+            least = needed, knob.overrides
+    if least is None:
+        return "take a smaller model or a larger device"
+    return f"no change of the recipe suffices; the least is {say_size(least[0])} GB, with {least[1]}"
