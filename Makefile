@@ -24,8 +24,8 @@ test-slow: .venv/installed
 	$(BIN)/pytest -m slow -rs
 
 lint: .venv/installed
-	$(BIN)/ruff check smolalign data tests
-	$(BIN)/ruff format --check smolalign data tests
+	$(BIN)/ruff check smolalign data tests benchmarks
+	$(BIN)/ruff format --check smolalign data tests benchmarks
 	$(BIN)/mypy
 
 # The embedded data, byte for byte.

@@ -77,8 +77,9 @@ def _watch(
     if cache:
         environment["XDG_CACHE_HOME"] = str(cache)
     run, began = Run(name), time.monotonic()
-    errors = subprocess.PIPE
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+    )
     said: list[str] = []
     assert process.stderr is not None
     reader = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)

@@ -64,7 +64,7 @@ def real(kind: str, folder: Path, given: argparse.Namespace, peak: float) -> Non
     """SmolLM2-135M, all weights, on real chats or pairs."""
     model = checkpoint(given.model, folder / "smollm2", "smollm2")
     if kind == "sft":
-        rows = chat_rows([given.data / "llama_factory" / "alpaca_en_demo.json"], folder / "chats", 400)
+        rows = chat_rows([given.data / "llama_factory" / "alpaca_en_demo.json"], folder / "chats", 4 * given.steps)
         batch, fields = 4, {"max_length": 1024, "assistant_only_loss": True}
     else:
         rows = pair_rows(given.data / "ultrafeedback", folder / "pairs", 2 * given.steps, model, 1024)
@@ -202,9 +202,11 @@ def _short(rows: Iterator[Pair], tokenizer: Any, count: int, max_length: int) ->
             [_message(turn) for turn in part] for part in (row.prompt, [row.chosen], [row.rejected])
         )
         lengths = (len(tokenizer.apply_chat_template(prompt + answer)["input_ids"]) for answer in (chosen, rejected))
-        if count and max(lengths) <= max_length:
-            count -= 1
+        if max(lengths) <= max_length:
             yield {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+            count -= 1
+        if not count:
+            return
 
 
 def _message(turn: Any) -> dict[str, Any]:
