@@ -29,7 +29,8 @@ from smolalign.train.pairs import row_layout
 META = torch.device("meta")
 # While these are computed, the backward pass's graph is made of small objects that stay as long as it does. Those of up
 # to 96 bytes fit into what glibc cuts off an aligned block, and where one lies there, the hole that the block leaves is
-# too short for another block of the same size. Measured: with LoRA, holes are as large as half of what is alive.
+# too short for another block of the same size. Measured: with LoRA, holes are half as large as what is alive. The
+# objects' size stands for many; it is the one with which estimates come nearest to what was measured.
 GRAPH_PHASES = ("activations", "logits")
 NODE_BYTES = 40
 # Bytes of a weight of a linear layer: bitsandbytes keeps one scale for 64 weights beside the 4 bits of each.
@@ -126,7 +127,7 @@ class LiveBytes(TorchDispatchMode):
 
         self._known[key] = weakref.ref(storage, gone)
         self.trace.append((number, size))
-        if torch.is_grad_enabled() and phase in GRAPH_PHASES:
+        if phase in GRAPH_PHASES:
             # Of the graph that the backward pass follows, what the operator leaves beside its result.
             self._made += 1
             self._nodes.append(self._made)
