@@ -22,9 +22,11 @@ import yaml
 
 from benchmarks.contenders import BIN, ROOT, Run, smolalign, trl_command, trl_in_process
 from smolalign.chat.template import chat_template
+from smolalign.data.gather import gather
 from smolalign.data.load import load_rows
 from smolalign.model import load_config, load_model, load_tokenizer, save_model
-from smolalign.rows import Chat, Pair, message_to_openai
+from smolalign.recipe.schema import DataSource
+from smolalign.rows import Chat, Pair, RowKind, message_to_openai
 
 # What everybody trains with. bf16 is off: TRL's default is slow on many CPUs; checkpointing is off: it is slower still.
 COMMON = {
@@ -108,7 +110,7 @@ def contest(
         "kind": kind,
         "model": str(model),
         "template": template,
-        "data": [{"source": str(rows / "train.jsonl")}],
+        "data": [{"source": str(in_trls_order(rows / "train.jsonl", kind, fields["seed"]))}],
         "max_length": fields["max_length"],
         "seed": fields["seed"],
         "trainer": own,
@@ -128,6 +130,20 @@ def contest(
     runs = [[turn() for turn in turns] for _ in range(repeats)]
     by_name = [list(same) for same in zip(*runs, strict=True)]
     print_table(title, by_name, flops_per_token(kind, model, folder / "ours" / kind), peak)
+
+
+def in_trls_order(file: Path, kind: str, seed: int) -> Path:
+    """The rows so ordered that smolalign, which shuffles what it reads, hands its trainer the order that TRL hands
+    its own; their batches are then the same, and so should be their losses."""
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    shuffled = [DataSource(source=str(file))]
+    row_kind: RowKind = "chat" if kind == "sft" else "pair"
+    order = [int(row.origin.rpartition(":")[2]) - 1 for row in gather(shuffled, row_kind, seed=seed).train]
+    placed = dict(zip(order, lines, strict=True))
+    target = file.parent.with_name(f"{file.parent.name}-ordered") / file.name
+    target.parent.mkdir(exist_ok=True)
+    target.write_text("".join(placed[place] for place in range(len(lines))), encoding="utf-8")
+    return target
 
 
 def print_table(title: str, by_name: list[list[Run]], flops: float, peak: float) -> None:
