@@ -59,8 +59,33 @@ def layout() -> str:
 
 def threads_each(processes: int) -> int:
     """Threads for each of so many processes on this machine, so that all together have one a core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // processes)
+    return max(1, usable_cores() // processes)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: by affinity, by the control group's quota, and physical ones only."""
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores = len({_siblings(number) for number in usable})
+    return max(1, min(cores, _quota() or cores))
+
+
+def _siblings(number: int) -> str:
+    """The processors, as the kernel lists them, that are one core with this one; itself where it does not tell."""
+    try:
+        with open(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list", encoding="ascii") as stream:
+            return stream.read().strip()
+    except OSError:
+        return str(number)
+
+
+def _quota() -> int | None:
+    """Cores that the control group (version 2) grants, rounded up; None where it sets no limit."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="utf-8") as stream:
+            quota, period = stream.read().split()
+        return None if quota == "max" else -(-int(quota) // int(period))
+    except (OSError, ValueError):
+        return None
 
 
 def tell_launcher(message: str, user_errors: Sequence[str] = ()) -> bool:

@@ -71,7 +71,9 @@ def recipe(sharp_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Chats of different lengths. The last step of an epoch has fewer rows than the others, which leave one process
     with fewer than the other; some rows are held out, no multiple of a batch."""
     trainer = {"optim": "sgd", "learning_rate": 0.02, "max_steps": STEPS, "save_steps": SAVE}
-    fields = {"model": str(sharp_model), "template": "chatml", "test_fraction": 0.3}
+    fields: dict[str, Any] = {"model": str(sharp_model), "template": "chatml", "test_fraction": 0.3}
+    # Batches in parts as well, a document each: gradients are exchanged once a step all the same.
+    fields["compute"] = {"micro_batch_tokens": 20}
     evaluated = {"per_device_eval_batch_size": 4}
     folder = tmp_path_factory.mktemp("launch")
     return write_recipe(folder, "sft", chats(31), trainer={**trainer, **evaluated}, **fields)
@@ -79,7 +81,7 @@ def recipe(sharp_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def one_process(cli: Cli, recipe: Path) -> Path:
-    return run(cli, "sft", recipe, *batch(8), out="alone")
+    return run(cli, "sft", recipe, *batch(8), "compute.micro_batch_tokens=all", out="alone")
 
 
 @pytest.fixture(scope="module")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import chats
-from training import Cli, assert_same_weights, difference, run, weights, write_recipe
+from conftest import chats, pairs
+from training import Cli, assert_same_weights, difference, logged, run, weights, write_recipe
 from transformers import LlamaConfig, MistralConfig
 
 from smolalign.errors import UserError
+from smolalign.processes import usable_cores
 from smolalign.recipe.schema import SftStep
 from smolalign.train import compute, probe
-from smolalign.train.compute import Machine, choose, usable_cores
+from smolalign.train.compute import Machine, choose
 from smolalign.train.probe import Speeds, measure, measured
 
 CONFIG = LlamaConfig(hidden_size=576, intermediate_size=1536)
@@ -67,6 +69,30 @@ def test_a_cpu_gets_what_was_measured_to_be_faster(machine: Machine, precision: 
     chosen = values(choose(step(), CONFIG, machine))
     assert (chosen["precision"], chosen["products"]) == (precision, products)
     assert chosen["attention"] == "per_document"
+
+
+def test_prompts_are_shared_only_by_attention_that_can_be_told() -> None:
+    assert choose(step(), CONFIG, HOPPER).shares_prompts
+    assert choose(step(), CONFIG, cpu()).shares_prompts
+    assert not choose(step(), CONFIG, TURING).shares_prompts
+    assert not choose(step(), MistralConfig(sliding_window=64), cpu()).shares_prompts
+
+
+def test_pairs_of_a_model_with_its_own_attention_are_padded_and_lose_what_the_shared_row_does(
+    cli: Cli, tiny_model: Path, tmp_path: Path
+) -> None:
+    config = json.loads((tiny_model / "config.json").read_text())
+    windowed = tmp_path / "windowed"
+    shutil.copytree(tiny_model, windowed)
+    # Longer than any pair here, so that the window hides nothing.
+    mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 200}
+    (windowed / "config.json").write_text(json.dumps({**config, **mistral}))
+    fields = {"beta": 0.5, "optim": "sgd", "learning_rate": 0.5, "max_steps": 3}
+    recipe = write_recipe(tmp_path, "dpo", pairs(6), trainer=fields, model=str(tiny_model), template="chatml")
+    shared = run(cli, "dpo", recipe, out="shared")
+    padded = run(cli, "dpo", recipe, f"model={windowed}", out="padded")
+    assert logged(padded, "loss") == pytest.approx(logged(shared, "loss"), abs=1e-5)
+    assert logged(shared, "loss")[2] < logged(shared, "loss")[0] - 1e-3
 
 
 def test_what_the_recipe_sets_is_taken_and_said() -> None:

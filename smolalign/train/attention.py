@@ -78,24 +78,18 @@ def varlen_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    cu_seq_lens_q: torch.Tensor | None = None,
-    cu_seq_lens_k: torch.Tensor | None = None,
-    max_length_q: int = 0,
-    max_length_k: int = 0,
-    key_index: torch.Tensor | None = None,
-    **_: Any,
+    **layout: Any,
 ) -> tuple[torch.Tensor, None]:
     """As `per_document_attention`, all documents in one call of PyTorch's FlashAttention (CUDA, bf16 or fp16).
 
     Its causal mask is aligned at the last query and key, which is what documents with a shared beginning need.
 
     Args:
-        max_length_q: the most queries of a document; `max_length_k`, the most keys.
+        layout: also `max_length_q` and `max_length_k`, the most queries and keys of a document.
     """
-    if cu_seq_lens_q is None or cu_seq_lens_k is None or dropout:
-        options = {"scaling": scaling, "dropout": dropout, "cu_seq_lens_q": cu_seq_lens_q}
-        options |= {"cu_seq_lens_k": cu_seq_lens_k, "key_index": key_index}
-        return per_document_attention(module, query, key, value, attention_mask, **options)  # type: ignore[arg-type]
+    if layout.get("cu_seq_lens_q") is None or dropout:
+        return per_document_attention(module, query, key, value, attention_mask, scaling, dropout, **layout)
+    key_index = layout.get("key_index")
     if key_index is not None:
         key, value = key.index_select(2, key_index), value.index_select(2, key_index)
     query, grouped = query[0].transpose(0, 1), key.shape[1] != query.shape[1]
@@ -103,10 +97,10 @@ def varlen_attention(
         query,
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
-        cu_seq_lens_q,
-        cu_seq_lens_k,
-        max_length_q,
-        max_length_k,
+        layout["cu_seq_lens_q"],
+        layout["cu_seq_lens_k"],
+        layout["max_length_q"],
+        layout["max_length_k"],
         scale=scaling,
         window_size=(-1, 0),
         enable_gqa=grouped,

@@ -19,6 +19,7 @@ from transformers import LlamaConfig
 
 from smolalign.errors import UserError
 from smolalign.model import device, load_config, unadapted
+from smolalign.processes import usable_cores
 from smolalign.recipe.schema import PretrainStep, TrainStep, TuneStep
 from smolalign.report import Reporter
 from smolalign.train.allocator import keep_memory
@@ -82,6 +83,12 @@ class Compute:
         """Tokens of a batch that are computed at once; None for all of them."""
         value = self["at once"].partition(" ")[0]
         return int(value) if value.isdigit() else None
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether the attention can be told that two answers follow one prompt. Transformers' own kinds tell documents
+        by positions that begin anew, which would part an answer from its prompt."""
+        return self["attention"] in ("per_document", "varlen")
 
     def line(self) -> str:
         """The choices on one line."""
@@ -193,25 +200,6 @@ def computing(trainer: Any, compute: Compute) -> Iterator[None]:
             yield
         finally:
             torch.set_float32_matmul_precision(before)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: by affinity, by the control group's quota, and physical ones only."""
-    import psutil
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    physical = psutil.cpu_count(logical=False) or cores
-    return max(1, min(cores, physical, _quota() or cores))
-
-
-def _quota() -> int | None:
-    """Cores that the control group (version 2) grants, rounded up; None where it sets no limit."""
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="utf-8") as stream:
-            quota, period = stream.read().split()
-        return None if quota == "max" else -(-int(quota) // int(period))
-    except (OSError, ValueError):
-        return None
 
 
 def _precision(step: TrainStep, machine: Machine) -> Choice:

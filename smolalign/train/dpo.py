@@ -14,7 +14,6 @@ from smolalign.model import load_model, lora_config, unadapted
 from smolalign.outcome import Outcome
 from smolalign.recipe.schema import DpoStep
 from smolalign.report import Reporter
-from smolalign.train.attention import needs_masks
 from smolalign.train.compute import Compute, choose_for, computing, start
 from smolalign.train.dataset import tokenize_pairs
 from smolalign.train.pairs import PairCollator, share_prompts
@@ -109,7 +108,7 @@ def run(step: DpoStep, folder: Path, report: Reporter) -> Outcome:
     args = trainer_arguments(DPOConfig, step, folder, defaults)
     model = load_model(step.model, step.quantize)
     collator = None
-    if not needs_masks(model.config):
+    if compute.shares_prompts:
         share_prompts(model.base_model)
         collator = PairCollator(pad_token_id=prepared.tokenizer.pad_token_id)
     trainer = PairTrainer(
