@@ -28,12 +28,22 @@ class MicroBatches(Trainer):
         # Where weights are divided among processes, all must compute equally often.
         divided = self.micro_batch_tokens is not None and num_items_in_batch is not None and not processes.sharded()
         parts = list(split(inputs, self.micro_batch_tokens)) if divided and self.micro_batch_tokens else [inputs]
+        if divided and processes.count() > 1:
+            parts = self._as_many_as_others(parts)
         loss: Any = 0.0
         for part in parts:
             # Gradients are exchanged with other processes once, with those of the last part.
             with nullcontext() if part is parts[-1] else self.accelerator.no_sync(model):
                 loss = loss + super().training_step(model, part, num_items_in_batch)
         return loss
+
+    def _as_many_as_others(self, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """As many parts as the process that has most: TRL gathers its figures from all processes with each part. What
+        is added is one token that is not trained on."""
+        counts = self.accelerator.gather(torch.tensor([len(parts)], device=self.accelerator.device))
+        idle = _part(parts[0], [0, 1])
+        idle["labels"] = torch.full_like(idle["labels"], -100)
+        return [idle] * (int(counts.max()) - len(parts)) + parts
 
 
 def split(inputs: dict[str, Any], most_tokens: int) -> Iterator[dict[str, Any]]:
