@@ -20,9 +20,9 @@ from smolalign.look import (
     tokenizer_ahead,
     tokenizer_to_come,
 )
-from smolalign.pipeline import resolve_model
+from smolalign.pipeline import as_source, resolve_data, resolve_model
 from smolalign.recipe.load import Recipe
-from smolalign.recipe.schema import DataSource, EvalStep, PretrainStep, TrainStep, TuneStep
+from smolalign.recipe.schema import AssemblyStep, DataSource, EvalStep, Filters, PretrainStep, TrainStep, TuneStep
 from smolalign.rows import RowKind
 
 # Rows of each source that are read, rendered and measured.
@@ -54,7 +54,11 @@ def check_steps(
     looked_at = {name: recipe for name, recipe in steps.items() if only in (None, name)}
     wrong = False
     for name, recipe in looked_at.items():
-        for finding in [*_check_output(name, chain), *_check_inputs(name, recipe, chain)]:
+        for finding in [
+            *_check_output(name, chain),
+            *_check_inputs(name, recipe, chain),
+            *_check_assembly(name, recipe, chain),
+        ]:
             wrong = wrong or finding.problem is not None
             yield finding
     if not wrong:
@@ -87,8 +91,35 @@ def _check_inputs(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
                 require_step(data.source, data.split or "train", chain, name)
                 continue
             for source in sources_ahead(data, chain, name):
-                found = first_rows(source, kind, SAMPLE_ROWS)
+                found = first_rows(source, kind, SAMPLE_ROWS, _tolerated(recipe, data))
                 yield Finding(name, f"{data.source}: {found.format}, {_counted(found.rows_in)} read")
+                if found.broken:
+                    what = f"{data.source}: {_counted(len(found.broken))} broken, such as {found.broken[0].line()}"
+                    yield Finding(name, what, warning=True)
+        except UserError as error:
+            yield Finding(name, problem=error.at(recipe.file))
+
+
+def _check_assembly(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
+    """That filters can be applied and benchmarks be read."""
+    step = recipe.step
+    if not isinstance(step, AssemblyStep):
+        return
+    for filters in [step.filters, *(source.filters for source in step.data if source.filters)]:
+        if filters != Filters():
+            from smolalign.data.assembly.filters import require_possible
+
+            try:
+                require_possible(filters, counted=step.count_tokens_with is not None)
+            except UserError as error:
+                yield Finding(name, problem=error.at(recipe.file))
+    for benchmark in step.decontaminate.against if step.decontaminate else []:
+        from smolalign.data.assembly.contamination import read_questions
+
+        try:
+            source = resolve_data(as_source(benchmark), recipe, chain.run_folder)[0].source
+            questions = read_questions(benchmark.model_copy(update={"source": source}))
+            yield Finding(name, f"{benchmark.source}: {len(questions):,} questions to keep out")
         except UserError as error:
             yield Finding(name, problem=error.at(recipe.file))
 
@@ -201,6 +232,14 @@ def _sources(recipe: Recipe) -> Iterator[tuple[DataSource, RowKind]]:
     for field in ("data", "eval_data"):
         yield from ((data, kind) for data in getattr(recipe.step, field, []))
     yield from ((data, "chat") for data in getattr(recipe.step, "tokenizer_data", []))
+
+
+def _tolerated(recipe: Recipe, data: DataSource) -> float:
+    """The share of a source's rows that may be broken: all where a filter drops those that are out of order."""
+    step = recipe.step
+    if not isinstance(step, AssemblyStep):
+        return 0.0
+    return 1.0 if (data.filters or step.filters).structure else step.max_rejected
 
 
 def _counted(rows: int) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from smolalign.console import (
     Screen,
+    print_data_report,
     print_finding,
     print_line,
     print_marked,
@@ -22,7 +23,7 @@ from smolalign.processes import is_main
 from smolalign.recipe.load import Recipe, load_pipeline_steps, load_recipe, recipe_from_options
 from smolalign.recipe.schema import PipelineStep
 from smolalign.recipe.shipped import find_recipe
-from smolalign.store import is_done
+from smolalign.store import is_done, read_json
 
 if TYPE_CHECKING:
     from smolalign.check import Finding
@@ -76,8 +77,10 @@ def run_one(
     result = _run(name, recipe, run_folder, fresh, explain=explain)
     if kind == "eval":
         _show_evaluation(result)
-    else:
-        print_line(f"in {result.folder}")
+        return
+    if kind == "smoltalk" and (found := read_json(result.folder / "data_report.json")):
+        print_data_report(found)
+    print_line(f"in {result.folder}")
 
 
 def launch_one(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -14,6 +15,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from smolalign.data.assembly.figures import compact, count, share
+from smolalign.data.assembly.reasons import GROUPS, dropped_in_all, group_of
 from smolalign.errors import UserError, UserErrors
 from smolalign.processes import is_main
 from smolalign.report import Progress
@@ -148,6 +151,74 @@ def print_stage_table(metrics: Mapping[str, Any]) -> None:
     for name, row in rows.items():
         table.add_row(name, *(_cell(column, row.get(column)) for column in columns))
     out.print(table)
+
+
+def print_data_report(report: Mapping[str, Any]) -> None:
+    """What became of the rows of an assembly: a line a source, then a line a reason."""
+    dropped = dropped_in_all(report["sources"])
+    # A column in which nothing happened is left out.
+    groups = [group for group in GROUPS if any(group_of(reason) == group for reason in dropped)]
+    copies = ["copies"] if report["copies"] else []
+    lines = [(source["source"], _fates(source, groups, copies)) for source in report["sources"]]
+    lines.append(("all", _fates({**report, "dropped": dropped}, groups, copies)))
+    _print_beside(["rows\nin", *(_NARROW.get(group, group) for group in [*groups, *copies]), *_OUT], lines)
+    if dropped:
+        out.print()
+        out.print(_reasons(dropped, report["rows_in"]))
+    hit = ", ".join(f"{name} {count(rows)}" for name, rows in report["contaminated"].items() if rows)
+    if hit:
+        print_line(f"overlap with evaluation sets, in rows: {hit}")
+    if report["tokens_counted_with"] is None:
+        print_line("tokens are estimated from bytes")
+
+
+# Headings of columns of numbers, in two lines so that they are narrow.
+_NARROW = {"contaminated": "contami-\nnated", "duplicate": "dupli-\ncates", "sampled out": "sampled\nout"}
+_OUT = ("rows\nout", "tokens\nout")
+
+
+def _fates(line: Mapping[str, Any], groups: Sequence[str], copies: Sequence[str]) -> list[str]:
+    """The figures of a source, or of all: rows in, dropped by each group, copied, out; tokens out."""
+    taken = dict.fromkeys(groups, 0)
+    for reason, lost in line["dropped"].items():
+        taken[group_of(reason)] -= lost["rows"]
+    changes = [*taken.values(), *(line[key] for key in copies)]
+    return [
+        count(line["rows_in"]),
+        *(f"{'+' if change > 0 else ''}{count(change)}" for change in changes),
+        count(line["rows_out"]),
+        compact(line["tokens_out"]),
+    ]
+
+
+def _print_beside(heads: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Names and numbers below headings of one or two lines; names above their numbers where the screen is narrow.
+    The last line is that of the sums."""
+    stacked = [["", *head.split("\n")][-2:] for head in heads]
+    columns = zip(*stacked, strict=True)
+    rows = [("", list(column)) for column in columns] + [(name, list(cells)) for name, cells in lines]
+    widths = [max(map(len, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
+    longest = max(cell_len(name) for name, _ in rows)
+    beside = longest + sum(widths) + len(widths) <= out.width
+    room = longest if beside else cell_len(lines[-1][0])
+    for number, (name, cells) in enumerate(rows):
+        if cell_len(name) > room:
+            out.print(Text(name), soft_wrap=True)
+            name = ""
+        numbers = " ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        style = "bold" if number in (0, 1, len(rows) - 1) else ""
+        out.print(Text(f"{set_cell_size(name, room)} {numbers}", style), soft_wrap=True)
+
+
+def _reasons(dropped: Mapping[str, Mapping[str, int]], rows_in: int) -> Table:
+    """A line for each reason for which rows were dropped."""
+    table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0))
+    table.add_column("dropped for", overflow="fold")
+    for column in ("rows", "of rows in", "tokens"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for reason, lost in dropped.items():
+        table.add_row(escape(reason), count(lost["rows"]), share(lost["rows"], rows_in), compact(lost["tokens"]))
+    return table
 
 
 def print_showcase(shown: Sequence[Mapping[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class UserError(Exception):
@@ -18,6 +19,9 @@ class UserError(Exception):
         self.what, self.where, self.mend = what, where, mend
         super().__init__(self.line())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.__dict__)
+
     def line(self) -> str:
         """The whole message on one line: `where: what (mend)`."""
         text = " ".join(self.what.split())
@@ -27,7 +31,18 @@ class UserError(Exception):
 
     def at(self, where: object) -> UserError:
         """The same mistake, at a place if it has none of its own."""
-        return self if self.where else UserError(self.what, where=str(where), mend=self.mend)
+        if not self.where:
+            self.where = str(where)
+            self.args = (self.line(),)
+        return self
+
+
+class RowError(UserError):
+    """What is wrong with a row. `reason` is the same for all rows with that flaw, so that they can be counted."""
+
+    def __init__(self, reason: str, what: str, *, where: str = "", mend: str = "") -> None:
+        self.reason = reason
+        super().__init__(what, where=where, mend=mend)
 
 
 class UserErrors(UserError):
@@ -39,6 +54,14 @@ class UserErrors(UserError):
 
     def line(self) -> str:
         return "\n".join(error.line() for error in self.errors)
+
+
+def _restored(kind: type[UserError], fields: dict[str, Any]) -> UserError:
+    """A mistake told by another process."""
+    error = kind.__new__(kind)
+    error.__dict__.update(fields)
+    Exception.__init__(error, error.line())
+    return error
 
 
 class Failed(Exception):

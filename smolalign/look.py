@@ -91,10 +91,17 @@ def sources_ahead(data: DataSource, chain: Chain, reader: str) -> list[DataSourc
     return [resolve_data(data, chain.steps[reader], chain.run_folder)[0]]
 
 
-def first_rows(data: DataSource, kind: RowKind, limit: int) -> Loaded:
-    """The first rows of a resolved source."""
+def first_rows(data: DataSource, kind: RowKind, limit: int, max_rejected: float = 0.01) -> Loaded:
+    """The first rows of a resolved source; of its first records no more than `max_rejected` may be broken."""
     return load_rows(
-        data.source, kind, format=data.format, config=data.config, split=data.split, revision=data.revision, limit=limit
+        data.source,
+        kind,
+        format=data.format,
+        config=data.config,
+        split=data.split,
+        revision=data.revision,
+        limit=limit,
+        max_rejected=max_rejected,
     )
 
 

@@ -16,13 +16,15 @@ from smolalign import __version__, processes
 from smolalign.adapters import base_of, is_adapter
 from smolalign.chat.template import chat_template
 from smolalign.data.records import fingerprint_source
+from smolalign.data.sources import data_files
 from smolalign.errors import UserError
 from smolalign.outcome import Outcome
 from smolalign.recipe.load import Recipe, dump_recipe
-from smolalign.recipe.schema import DataSource, EvalStep, Step, TrainStep
+from smolalign.recipe.schema import Benchmark, DataSource, EvalStep, Step, TrainStep
 from smolalign.report import Reporter, Silent
 from smolalign.store import (
     DATA_VERSION,
+    digest_files,
     digest_json,
     digest_path,
     finish,
@@ -90,12 +92,17 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
         found, inputs[key] = resolve_data(data, recipe, run_folder)
         return found
 
+    def benchmark(asked: Benchmark) -> Benchmark:
+        return asked.model_copy(update={"source": source(as_source(asked)).source})
+
     changes: dict[str, Any] = {}
     for field, value in recipe.step:
-        if field == "model":
+        if field == "model" or (field == "count_tokens_with" and value):
             changes[field] = model(value)
         elif field in ("data", "eval_data", "tokenizer_data"):
             changes[field] = [source(item) for item in value]
+        elif field == "decontaminate" and value is not None:
+            changes[field] = value.model_copy(update={"against": [benchmark(item) for item in value.against]})
     if isinstance(recipe.step, EvalStep):
         changes["models"] = {name: model(reference) for name, reference in recipe.step.models.items()}
         changes["tasks"] = {
@@ -248,15 +255,17 @@ def resolve_data(data: DataSource, recipe: Recipe, run_folder: Path) -> tuple[Da
     """The source with a path that exists, or a Hub id, and the digest of its content."""
     if data.source.startswith("@"):
         folder, _ = _finished(data.source[1:], run_folder, recipe.file)
-        file = folder / "data" / f"{data.split or 'train'}.parquet"
-        if not file.is_file():
-            there = ", ".join(sorted(p.stem for p in (folder / "data").glob("*.parquet"))) or "none"
+        rows, split = (folder / "data").resolve(), data.split or "train"
+        try:
+            files = data_files(rows, split)
+        except UserError:
+            there = ", ".join(sorted({p.stem.split("-")[0] for p in rows.glob("*.parquet")})) or "none"
             raise UserError(
-                f"{data.source} has no rows of split {data.split or 'train'!r} (it has: {there})",
+                f"{data.source} has no rows of split {split!r} (it has: {there})",
                 where=str(recipe.file),
-                mend="set test_fraction in that step" if data.split == "test" else "",
-            )
-        return data.model_copy(update={"source": str(file.resolve()), "split": None}), digest_path(file)
+                mend="set test_fraction in that step" if split == "test" else "",
+            ) from None
+        return data.model_copy(update={"source": str(rows), "split": split}), digest_files(rows, files)
     path = recipe.folder / Path(data.source).expanduser()
     source = str(path.resolve()) if path.exists() or _looks_like_path(data.source) else data.source
     try:
@@ -264,6 +273,11 @@ def resolve_data(data: DataSource, recipe: Recipe, run_folder: Path) -> tuple[Da
     except UserError as error:
         raise error.at(recipe.file) from None
     return data.model_copy(update={"source": source}), digest
+
+
+def as_source(benchmark: Benchmark) -> DataSource:
+    """Where a benchmark is read from."""
+    return DataSource(**benchmark.model_dump(include={"source", "config", "split", "revision"}))
 
 
 def _without_memory_knobs(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from smolalign.errors import UserError
 
 MANIFEST = "step.json"
 STARTED = "started.json"
+_DATA_FILES = ("data_report.html", "rejected.jsonl")
 # What a step may leave in its folder, the manifest first.
-_FILES = (MANIFEST, "recipe.yaml", "metrics.jsonl", "data_report.json", "samples.jsonl", "before.json")
+_FILES = (MANIFEST, "recipe.yaml", "metrics.jsonl", "data_report.json", "samples.jsonl", "before.json", *_DATA_FILES)
 _FOLDERS = ("model", "data", "checkpoints", "adapter")
 
 # Raised when a change of the package changes what a step makes of the same recipe and the same data.
-DATA_VERSION = 2
+DATA_VERSION = 3
 
 
 def cache_folder() -> Path:

@@ -227,3 +227,19 @@ def test_preview_of_a_step_that_reads_no_step_of_the_pipeline_is_refused(cli: Cl
     ran = cli("preview", chain / "dpo.yaml", "--out", chain / "run")
     assert ran.code == 2
     assert "dpo.yaml: @sfft is no earlier step and has not been run" in ran.err
+
+
+def test_impossible_filters_and_missing_benchmarks_are_found_at_once(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "hi", "completion": "ho"}\n')
+    (tmp_path / "bench.jsonl").write_text('{"question": "what?"}\n')
+    recipe = tmp_path / "smoltalk.yaml"
+    text = "kind: smoltalk\ndata: [{source: rows.jsonl}]\n"
+    recipe.write_text(text + "decontaminate: {against: [{source: bench.jsonl}]}\nfilters: {words: {max: 9}}\n")
+    ran = cli("check", recipe)
+    assert (ran.code, "bench.jsonl: 1 questions to keep out" in ran.out) == (0, True), ran.err
+    recipe.write_text(text + "decontaminate: {against: [{source: bunch.jsonl}]}\nfilters: {regex: ['(']}\n")
+    ran = cli("check", recipe)
+    assert ran.code == 2
+    assert "'(' is no regular expression" in ran.err
+    assert "did you mean" in ran.err
+    assert "bench.jsonl" in ran.err

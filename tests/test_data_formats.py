@@ -272,27 +272,6 @@ def test_pairs_that_teach_nothing_are_skipped() -> None:
     )
 
 
-def rated(*scores: Any, key: str = "overall_score") -> dict[str, Any]:
-    completions = [{"response": f"r{number}", key: score} for number, score in enumerate(scores)]
-    return {"instruction": "hi", "completions": completions}
-
-
-def test_raw_ultrafeedback_pairs_best_with_worst() -> None:
-    pair = convert("ultrafeedback_raw", rated(5, 8.5, 2, 7))
-    assert (pair.chosen.content, pair.rejected.content) == ("r1", "r2")
-    assert (pair.score_chosen, pair.score_rejected) == (8.5, 2.0)
-    assert convert("ultrafeedback_raw", rated(1, 2, key="fine-grained_score")).chosen.content == "r1"
-    annotated = rated(
-        {"helpfulness": {"Rating": "4"}, "honesty": {"Rating": "N/A"}}, {"a": {"Rating": "3"}}, key="annotations"
-    )
-    assert convert("ultrafeedback_raw", annotated).score_chosen == 4.0
-    assert convert("ultrafeedback_raw", rated(5, 5)) == Skip("tie")
-    assert convert("ultrafeedback_raw", rated(5, None)) == Skip("fewer than two rated answers")
-    assert error_of("ultrafeedback_raw", {"instruction": "hi", "completions": ["a"]}) == (
-        'completions[0] must be an object, not "a"'
-    )
-
-
 def test_hh_rlhf() -> None:
     start = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: bye\n\nAssistant: "
     pair = convert("hh_rlhf", {"chosen": start + "a\n\nb", "rejected": start + "c"})

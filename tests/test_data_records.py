@@ -227,9 +227,9 @@ def test_hub_rows_have_origins_and_the_split_defaults_to_train(monkeypatch: pyte
     datasets = pytest.importorskip("datasets")
     asked: dict[str, object] = {}
 
-    def load_dataset(dataset_id: str, **options: object) -> list[dict[str, object]]:
+    def load_dataset(dataset_id: str, **options: object) -> object:
         asked.update(options, id=dataset_id)
-        return [{"text": "a"}]
+        return datasets.Dataset.from_list([{"text": "a"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert list(read_records("me/chats-v0.1", revision="abc")) == [("me/chats-v0.1#row 1", {"text": "a"})]

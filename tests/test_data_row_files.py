@@ -97,7 +97,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_importing_the_data_layer_loads_nothing_heavy() -> None:
     code = (
-        "import sys, smolalign.data.load, smolalign.data.mix, smolalign.data.row_files; "
+        "import sys, smolalign.data.load, smolalign.data.gather, smolalign.data.row_files; "
         "print([name for name in ('pyarrow', 'datasets', 'torch', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

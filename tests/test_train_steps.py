@@ -276,7 +276,7 @@ def test_rows_held_out_are_counted_like_those_trained_on_and_fail_the_step_beyon
     else:
         counted = json.loads((tmp_path / "sft" / "step.json").read_text(encoding="utf-8"))["truncation"]
         assert (counted["rows_cut"], counted["held_out"]["rows_cut"], counted["held_out"]["rows"]) == (0, 1, 2)
-        assert counted["by_source"][str(data)]["rows"] == 8
-        lost = counted["held_out"]["by_source"][str(held_out)]
+        assert counted["by_source"][data.name]["rows"] == 8
+        lost = counted["held_out"]["by_source"][held_out.name]
         assert (lost["rows"], lost["rows_cut"], lost["tokens_cut"]) == (2, 1, counted["held_out"]["tokens_cut"])
         assert "held_out.jsonl: 1 cut and 0 dropped of 2 rows" in ran.out

@@ -39,6 +39,13 @@ def test_the_wheel_holds_the_recipes_and_the_nano_data(unpacked_wheel: Path) -> 
         assert here == there
 
 
+def test_the_wheel_holds_every_file_of_the_package(unpacked_wheel: Path) -> None:
+    """Templates too, which no import would miss."""
+    here = {p.relative_to(ROOT) for p in (ROOT / "smolalign").rglob("*") if p.suffix in (".py", ".jinja")}
+    assert Path("smolalign/data/assembly/page.html.jinja") in here
+    assert {path for path in here if not (unpacked_wheel / path).is_file()} == set()
+
+
 def test_the_installed_package_finds_its_recipes_and_their_data_from_an_empty_folder(
     unpacked_wheel: Path, tmp_path: Path
 ) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
-from typing import Any
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
 from smolalign.data.load import load_rows
-from smolalign.data.mix import mix, split_rows
-from smolalign.errors import UserError
-from smolalign.recipe.schema import DataSource
-from smolalign.rows import Row, RowKind
+from smolalign.recipe.schema import AssemblyStep, DataSource
+from smolalign.report import Reporter, Silent
+from smolalign.rows import RowKind
+
+if TYPE_CHECKING:
+    from smolalign.data.assembly.assemble import Assembled, Assembly
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,42 +25,41 @@ class Gathered:
     report: list[dict[str, Any]]
 
 
-def gather(sources: Sequence[DataSource], kind: RowKind, *, seed: int, test_fraction: float = 0.0) -> Gathered:
-    """Read, mix and split the sources of a step.
-
-    Args:
-        sources: with paths resolved.
-        kind: what rows the step needs.
-        seed: of the mixing.
-        test_fraction: share held out, by a hash of each row's first user turn.
+def gather(step: AssemblyStep, kind: RowKind, folder: Path, report: Reporter) -> Gathered:
+    """Assemble a step's `data` under its folder, and read the rows back.
 
     Raises:
-        UserError: a source cannot be read, or nothing is left on a side that should hold rows.
+        UserError: see `assemble`.
     """
-    names = source_names(sources)
-    loaded = [
-        load_rows(s.source, kind, format=s.format, config=s.config, split=s.split, revision=s.revision) for s in sources
-    ]
-    drawn = mix(
-        [(name, part.rows, s.weight, s.max_rows) for name, part, s in zip(names, loaded, sources, strict=True)], seed
+    from smolalign.data.assembly.plan import assembly_of
+
+    return _read(_assembled(assembly_of(step, kind, source_names(step.data)), folder, "rows", report), kind)
+
+
+def gather_sources(sources: Sequence[DataSource], kind: RowKind, folder: Path, name: str, seed: int) -> Gathered:
+    """Assemble sources as they are, without a step's filters. `name` tells them from others of the same step."""
+    from smolalign.data.assembly.plan import Assembly
+
+    return _read(_assembled(Assembly(sources, source_names(sources), kind, seed), folder, name, Silent()), kind)
+
+
+def _assembled(assembly: Assembly, folder: Path, name: str, report: Reporter) -> Assembled:
+    from smolalign.data.assembly.assemble import assemble
+    from smolalign.store import taking_turns
+
+    work = folder / "checkpoints" / "assembly" / name
+    # Of several processes of a launch the first does the work; the others find it done.
+    aside = folder / "rejected.jsonl" if name == "rows" else work / "rejected.jsonl"
+    with taking_turns(work):
+        return assemble(assembly, work, work / "shards", aside, report)
+
+
+def _read(found: Assembled, kind: RowKind) -> Gathered:
+    train, test = (
+        [row for file in files for row in load_rows(str(found.folder / file), kind).rows]
+        for files in (found.train, found.test)
     )
-    train, test = split_rows(drawn, test_fraction, seed)
-    if not train:
-        raise UserError(f"test_fraction {test_fraction} leaves no row to train on", mend="lower it")
-    if test_fraction and not test:
-        raise UserError(f"test_fraction {test_fraction} of {len(drawn)} rows holds out none", mend="raise it")
-    drawn_from = _count_by_source(drawn, names, loaded)
-    report = [
-        {
-            "source": name,
-            "format": part.format,
-            "rows_in": part.rows_in,
-            "skipped": part.skipped,
-            "rows_drawn": drawn_from[name],
-        }
-        for name, part in zip(names, loaded, strict=True)
-    ]
-    return Gathered(train, test, report)
+    return Gathered(train, test, found.report["sources"])
 
 
 def source_names(sources: Sequence[DataSource]) -> list[str]:
@@ -66,17 +67,9 @@ def source_names(sources: Sequence[DataSource]) -> list[str]:
     parts = [PurePath(s.source).parts for s in sources]
     names = []
     for own, source in zip(parts, sources, strict=True):
-        length = 1
+        length = 2 if own[-1:] == ("data",) else 1  # a step's rows are named by the step
         while length < len(own) and sum(other[-length:] == own[-length:] for other in parts) > 1:
             length += 1
-        suffix = f":{source.split}" if source.split else ""
+        suffix = "".join(f":{part}" for part in (source.config, source.split) if part)
         names.append("/".join(own[-length:]) + suffix)
     return names
-
-
-def _count_by_source(drawn: list[Row], names: list[str], loaded: list[Any]) -> dict[str, int]:
-    source_of = {id(row): name for name, part in zip(names, loaded, strict=True) for row in part.rows}
-    counts = dict.fromkeys(names, 0)
-    for row in drawn:
-        counts[source_of[id(row)]] += 1
-    return counts

@@ -11,19 +11,37 @@ from smolalign.errors import UserError
 
 
 def read_hub(
-    dataset_id: str, *, config: str | None = None, split: str | None = None, revision: str | None = None
+    dataset_id: str,
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields `(owner/name#row N, record)` of one split, "train" unless given. Raises UserError."""
+    """Yields `(owner/name#row N, record)` of one split, "train" unless given, from row `start` to before row `stop`,
+    both counted from 0. Raises UserError."""
+    table = _table(dataset_id, config, split, revision)
+    rows = range(start, len(table) if stop is None else stop)
+    for number, record in enumerate(table.select(rows), start=start + 1):
+        yield f"{dataset_id}#row {number}", dict(record)
+
+
+def hub_rows(dataset_id: str, *, config: str | None, split: str | None, revision: str | None) -> int:
+    """How many rows a split has, which is downloaded first if need be. Raises UserError."""
+    return len(_table(dataset_id, config, split, revision))
+
+
+def _table(dataset_id: str, config: str | None, split: str | None, revision: str | None) -> Any:
+    """The split, memory-mapped from the library's cache."""
     import datasets
 
     wanted = split or "train"
     try:
-        table = datasets.load_dataset(dataset_id, name=config, split=wanted, revision=revision, streaming=False)
+        return datasets.load_dataset(dataset_id, name=config, split=wanted, revision=revision, streaming=False)
     except Exception as error:
         # The library raises a dozen unrelated types here, so the text decides; all are beyond this program's control.
         raise _explained(dataset_id, config, wanted, error) from error
-    for number, record in enumerate(table, start=1):
-        yield f"{dataset_id}#row {number}", dict(record)
 
 
 def _explained(dataset_id: str, config: str | None, split: str, error: Exception) -> UserError:

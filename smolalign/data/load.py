@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from smolalign.data.detect import check_format_name, detect_format, expect_format
 from smolalign.data.formats import FORMATS
-from smolalign.data.formats.fields import Record
-from smolalign.data.records import read_records
+from smolalign.data.formats.fields import Converted, Record
+from smolalign.data.records import all_records
 from smolalign.data.validate import validate_row
 from smolalign.errors import UserError
+from smolalign.recipe.schema import DataSource
 from smolalign.rows import Chat, Document, Pair, Row, RowKind, Skip
 
 _PLURAL: dict[RowKind, str] = {"document": "texts", "chat": "chats", "pair": "preference pairs"}
@@ -29,12 +30,14 @@ class Loaded:
         format: the format they had.
         rows_in: how many records the source has (of those that `limit` let through).
         skipped: how many records gave no row, by reason.
+        broken: what is wrong with the others.
     """
 
     rows: list[Row]
     format: str
     rows_in: int
     skipped: dict[str, int]
+    broken: list[UserError] = dataclasses.field(default_factory=list)
 
 
 def load_rows(
@@ -46,6 +49,7 @@ def load_rows(
     split: str | None = None,
     revision: str | None = None,
     limit: int | None = None,
+    max_rejected: float = 0.0,
 ) -> Loaded:
     """Reads, converts and checks the rows of a source; see `read_records` for what a source is.
 
@@ -53,35 +57,62 @@ def load_rows(
         kind: what the step needs. Pairs serve as chats too: prompt and chosen answer. Nothing else is converted.
         format: a name in FORMATS, or "auto" to tell it from the records, which must then all have the same.
         limit: read only the first so many records, for quick checks.
+        max_rejected: the share of records that may be broken.
 
-    Raises UserError, with the row's origin, at the first thing that is wrong; also if every record was skipped.
+    Raises UserError for the first broken record, with its origin, if there are too many, and if no row is left.
     """
     check_format_name(format)
     if format != "auto":
-        _check_kind(source, format, kind)
-    records = read_records(source, config=config, split=split, revision=revision)
-    name, rows_in = format, 0
+        check_kind(source, format, kind)
+    records = all_records(source, config=config, split=split, revision=revision)
+    name, auto, rows_in = format, format == "auto", 0
+    broken: list[UserError] = []
     rows: list[Row] = []
     skipped: Counter[str] = Counter()
     for origin, record in itertools.islice(records, limit):
         rows_in += 1
-        if name == "auto":
+        if isinstance(record, UserError):
+            broken.append(record)
+        elif name == "auto":
             name = detect_format([(origin, record)])
-            _check_kind(source, name, kind)
-        elif format == "auto":
-            expect_format(name, origin, record)
-        for row in _converted(name, origin, record):
-            if isinstance(row, Skip):
+            check_kind(source, name, kind)
+        found = [] if isinstance(record, UserError) else convert_record(name, kind, origin, record, expect=auto)
+        for row in found:
+            if isinstance(row, UserError):
+                broken.append(row)
+            elif isinstance(row, Skip):
                 skipped[row.reason] += 1
             else:
-                rows.append(_as_kind(row, kind))
+                rows.append(row)
+        if broken and not max_rejected:
+            raise broken[0]
+    if len(broken) > max_rejected * rows_in or (broken and not rows):
+        raise broken[0]
     if not rows:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in skipped.items()) or "none read"
         raise UserError(f"no usable row among {rows_in} ({reasons})", where=source)
-    return Loaded(rows, name, rows_in, dict(skipped))
+    return Loaded(rows, name, rows_in, dict(skipped), broken)
 
 
-def _check_kind(source: str, name: str, kind: RowKind) -> None:
+def source_format(source: DataSource, kind: RowKind) -> str:
+    """The format of a source, told from its first whole record; empty where it has none.
+
+    Raises UserError if there is no such format, or if it gives no rows of the kind that the step needs.
+    """
+    check_format_name(source.format)
+    name = source.format
+    if name == "auto":
+        records = all_records(source.source, config=source.config, split=source.split, revision=source.revision)
+        first = next(((origin, record) for origin, record in records if not isinstance(record, UserError)), None)
+        if first is None:
+            return ""
+        name = detect_format([first])
+    check_kind(source.source, name, kind)
+    return name
+
+
+def check_kind(source: str, name: str, kind: RowKind) -> None:
+    """Raises UserError unless a format gives rows of a kind."""
     gives = FORMATS[name].kind
     if gives != kind and (gives, kind) != ("pair", "chat"):
         fitting = ", ".join(known for known, entry in FORMATS.items() if entry.kind == kind)
@@ -92,17 +123,35 @@ def _check_kind(source: str, name: str, kind: RowKind) -> None:
         )
 
 
-def _converted(name: str, origin: str, record: Record) -> Iterator[Row | Skip]:
-    """The record's rows, checked, each with its origin."""
+def convert_record(
+    name: str,
+    kind: RowKind,
+    origin: str,
+    record: Record,
+    *,
+    expect: bool = False,
+    convert: Callable[[Record], Converted] | None = None,
+) -> list[Row | Skip | UserError]:
+    """The rows of one record, checked, each with its origin; a UserError where the record or one of its rows is broken.
+
+    Args:
+        name: of its format.
+        expect: whether the record must look like that format, which was told from another record.
+        convert: in place of the format's own converter.
+    """
+    found: list[Row | Skip | UserError] = []
     try:
-        result = FORMATS[name].convert(record)
+        if expect:
+            expect_format(name, origin, record)
+        result = (convert or FORMATS[name].convert)(record)
         for row in result if isinstance(result, list) else [result]:
             if not isinstance(row, Skip):
                 validate_row(row)
-                row = row if row.origin else dataclasses.replace(row, origin=origin)
-            yield row
+                row = _as_kind(row if row.origin else dataclasses.replace(row, origin=origin), kind)
+            found.append(row)
     except UserError as error:
-        raise UserError(error.what, where=origin, mend=error.mend) from None
+        found.append(error.at(origin))
+    return found
 
 
 def _as_kind(row: Row, kind: RowKind) -> Row:

@@ -34,7 +34,7 @@ def write_rows(rows: Iterable[Row], path: Path) -> int:
     first = next(stream, None)
     if first is None:
         raise ValueError(f"no rows to write to {path}")
-    schema = _schema(type(first))
+    schema = row_schema(type(first))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
@@ -42,7 +42,7 @@ def write_rows(rows: Iterable[Row], path: Path) -> int:
         with pq.ParquetWriter(temporary, schema) as writer:
             for group in _groups(itertools.chain([first], stream)):
                 count += len(group)
-                records = [_record(row, type(first)) for row in group]
+                records = [row_record(row, type(first)) for row in group]
                 writer.write_table(pa.Table.from_pylist(records, schema=schema))
         temporary.replace(path)
     finally:
@@ -62,7 +62,8 @@ def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield group
 
 
-def _schema(kind: type) -> pa.Schema:
+def row_schema(kind: type) -> pa.Schema:
+    """The columns of rows of a class; see `write_rows`."""
     import pyarrow as pa
 
     text = pa.string()
@@ -82,7 +83,8 @@ def _schema(kind: type) -> pa.Schema:
     return pa.schema([*columns[kind], (ORIGIN_COLUMN, text)])
 
 
-def _record(row: Row, kind: type) -> dict[str, Any]:
+def row_record(row: Row, kind: type) -> dict[str, Any]:
+    """A row as the columns of `row_schema`. Raises TypeError if it is of another class."""
     if type(row) is not kind:
         raise TypeError(f"rows of two kinds in one file: {kind.__name__} and {type(row).__name__}")
     match row:

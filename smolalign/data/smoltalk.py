@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from smolalign.data.gather import gather
-from smolalign.data.row_files import without_folders, write_rows
+from smolalign.data.gather import source_names
 from smolalign.outcome import Outcome
 from smolalign.recipe.schema import SmoltalkStep
 from smolalign.report import Reporter
-from smolalign.store import write_json
+from smolalign.store import write_json, write_text
 
 
 def run(step: SmoltalkStep, folder: Path, report: Reporter) -> Outcome:
-    """Mix the sources and write `data/train.parquet`, `data/test.parquet` if rows are held out, and the report."""
-    gathered = gather(step.data, "chat", seed=step.seed, test_fraction=step.test_fraction)
-    write_rows(without_folders(gathered.train), folder / "data" / "train.parquet")
-    if gathered.test:
-        write_rows(without_folders(gathered.test), folder / "data" / "test.parquet")
-    write_json(folder / "data_report.json", {"sources": gathered.report})
-    for source in gathered.report:
-        report.say(
-            f"{source['source']}: {source['format']}, {source['rows_in']} rows in, {source['rows_drawn']} drawn"
-            + (f", skipped {source['skipped']}" if source["skipped"] else "")
-        )
-    return Outcome({"rows_train": len(gathered.train), "rows_test": len(gathered.test)}, gathered.report)
+    """Write the shards of `train` and, where rows are held out, `test` into `data/`, and the report on them."""
+    # Arrow, NumPy and the rest are loaded by the step that needs them.
+    from smolalign.data.assembly.assemble import assemble
+    from smolalign.data.assembly.page import render_page
+    from smolalign.data.assembly.plan import assembly_of
+
+    assembly = assembly_of(step, "chat", source_names(step.data))
+    found = assemble(assembly, folder / "checkpoints" / "assembly", folder / "data", folder / "rejected.jsonl", report)
+    write_json(folder / "data_report.json", found.report)
+    write_text(folder / "data_report.html", render_page(found.report, str(folder)))
+    counts = {name: found.report[name] for name in ("rows_in", "rows_train", "rows_test", "tokens_out")}
+    return Outcome(counts, found.report["sources"])

@@ -10,7 +10,7 @@ from typing import Any
 
 from smolalign.adapters import is_adapter, merging
 from smolalign.chat.render import render_prompt, require_trainable_template
-from smolalign.data.gather import gather
+from smolalign.data.gather import gather_sources
 from smolalign.eval.generate import generate
 from smolalign.eval.kinds import ROWS_OF_TASK
 from smolalign.eval.tasks import TASKS, Loaded, Measured, reward_accuracy
@@ -29,7 +29,7 @@ SCORED = ("preference", "loss")
 def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
     """Measure the models of a recipe and write `samples.jsonl`; the table and the showcase are in the metrics."""
     order = _references_first(step)
-    rows, data_report = _rows(step)
+    rows, data_report = _rows(step, folder)
     outputs: dict[tuple[str, str], Measured] = {}
     showcase: list[dict[str, Any]] = []
     for number, name in enumerate(order):
@@ -68,12 +68,12 @@ def _references_first(step: EvalStep) -> list[str]:
     return [name for name in step.models if name in references] + [n for n in step.models if n not in references]
 
 
-def _rows(step: EvalStep) -> tuple[dict[str, Sequence[Row]], list[dict[str, Any]]]:
+def _rows(step: EvalStep, folder: Path) -> tuple[dict[str, Sequence[Row]], list[dict[str, Any]]]:
     """Rows of each task, a seeded sample where `max_rows` asks for one, and the report on their sources."""
     rows: dict[str, Sequence[Row]] = {}
     report: list[dict[str, Any]] = []
-    for title, task in step.tasks.items():
-        gathered = gather(task.data, ROWS_OF_TASK[task.task], seed=step.seed)
+    for number, (title, task) in enumerate(step.tasks.items()):
+        gathered = gather_sources(task.data, ROWS_OF_TASK[task.task], folder, f"task-{number}", step.seed)
         rows[title] = gathered.train
         if task.max_rows is not None and task.max_rows < len(gathered.train):
             rows[title] = random.Random(step.seed).sample(gathered.train, task.max_rows)

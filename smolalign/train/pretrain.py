@@ -9,7 +9,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from trl import SFTConfig
 
 from smolalign import processes
-from smolalign.data.gather import gather
+from smolalign.data.gather import gather, gather_sources
 from smolalign.model import on_device, save_model
 from smolalign.outcome import Outcome
 from smolalign.recipe.schema import Architecture, PretrainStep
@@ -28,9 +28,11 @@ def run(step: PretrainStep, folder: Path, report: Reporter) -> Outcome:
     """Train the tokenizer on the rows, then the model on their tokens, and write `model/`."""
     compute = choose_for(step)
     start(compute, report)
-    gathered = gather(step.data, "document", seed=step.seed, test_fraction=step.test_fraction)
-    held_out = gathered.test + (gather(step.eval_data, "document", seed=step.seed).train if step.eval_data else [])
-    tokenizer = _tokenizer(step, gathered.train)
+    gathered = gather(step, "document", folder, report)
+    held_out = gathered.test
+    if step.eval_data:
+        held_out = held_out + gather_sources(step.eval_data, "document", folder, "eval_data", step.seed).train
+    tokenizer = _tokenizer(step, gathered.train, folder)
     model = on_device(new_model(step.architecture, tokenizer, step.seed))
     rows, ledger = tokenize_documents(tokenizer, gathered.train, step.max_length)
     bytes_per_token = sum(len(row.text.encode()) for row in gathered.train) / ledger.tokens
@@ -77,8 +79,10 @@ def new_model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, se
     return model
 
 
-def _tokenizer(step: PretrainStep, rows: list[Row]) -> PreTrainedTokenizerFast:
+def _tokenizer(step: PretrainStep, rows: list[Row], folder: Path) -> PreTrainedTokenizerFast:
     """The step's tokenizer, from its documents and, if the recipe says so, from chats."""
-    chats = gather(step.tokenizer_data, "chat", seed=step.seed).train if step.tokenizer_data else []
+    chats: list[Row] = []
+    if step.tokenizer_data:
+        chats = gather_sources(step.tokenizer_data, "chat", folder, "tokenizer_data", step.seed).train
     texts: Any = tokenizer_texts([*rows, *chats], step.template)
     return train_tokenizer(texts, step.tokenizer.vocab_size, step.template, step.architecture.max_position_embeddings)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from smolalign import processes
 from smolalign.adapters import adapters_beside, is_adapter, merging
 from smolalign.chat.render import require_trainable_template
-from smolalign.data.gather import gather
+from smolalign.data.gather import gather, gather_sources
 from smolalign.data.row_files import without_folders, write_rows
 from smolalign.errors import UserError
 from smolalign.model import load_model, load_tokenizer, lora_config, merged, save_model, tokens_added, unadapted
@@ -60,14 +60,16 @@ def prepare(step: TuneStep, kind: RowKind, tokenize: Tokenize, folder: Path, rep
     added = tokens_added(step.model, tokenizer)
     if added:
         report.say(say_added(added, kind))
-    gathered = gather(step.data, kind, seed=step.seed, test_fraction=step.test_fraction)
+    gathered = gather(step, kind, folder, report)
     rows, ledger = tokenize(tokenizer, gathered.train, step.max_length)
     say_ledger("train", ledger, report)
     ledger.check(step.max_cut, step.max_length)
     if gathered.test and processes.is_main():
         write_rows(without_folders(gathered.test), folder / "data" / "test.parquet")
     truncation: dict[str, Any] = {**ledger.as_dict(), "held_out": None}
-    held_out = gathered.test + (gather(step.eval_data, kind, seed=step.seed).train if step.eval_data else [])
+    held_out = gathered.test
+    if step.eval_data:
+        held_out = held_out + gather_sources(step.eval_data, kind, folder, "eval_data", step.seed).train
     if not held_out:
         return Prepared(tokenizer, rows, None, gathered.report, truncation, added)
     measured, lost = tokenize(tokenizer, held_out, step.max_length)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from smolalign.data.formats import conversations, functions, instruct, preference
+from smolalign.data.formats import conversations, functions, instruct, preference, rated
 from smolalign.data.formats.fields import Converted, Record
 from smolalign.rows import RowKind
 
@@ -30,7 +30,7 @@ class Format:
 # Ordered from the particular to the general: UltraFeedback binarized also has `messages`, many sets also have `text`.
 FORMATS: dict[str, Format] = {
     "ultrafeedback_raw": Format(
-        "pair", "instruction, completions", preference.is_ultrafeedback_raw, preference.from_ultrafeedback_raw
+        "pair", "instruction, completions", rated.is_ultrafeedback_raw, rated.from_ultrafeedback_raw
     ),
     "ultrafeedback": Format(
         "pair", "prompt, chosen, rejected", preference.is_ultrafeedback, preference.from_ultrafeedback

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,3 +51,14 @@ def list_of(record: Record, key: str) -> list[Any]:
     if not isinstance(value, list):
         raise UserError(f"{key} must be a list, not {shorten(value)}")
     return value
+
+
+def number_of(value: Any) -> float | None:
+    """A finite number, written as one or as text ("4"); `None` for anything else, such as "N/A"."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None

@@ -1,14 +1,12 @@
-"""Preference pairs: UltraFeedback in its published layouts, and HH-RLHF."""
+"""Preference pairs that were published as such: UltraFeedback binarized, its likes, and HH-RLHF."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from smolalign.data.formats.conversations import record_tools, turns_column, with_system
-from smolalign.data.formats.fields import Converted, Record, first_key, list_of, stored_origin, text_of
+from smolalign.data.formats.fields import Converted, Record, first_key, number_of, stored_origin, text_of
 from smolalign.data.formats.instruct import prompt_turns
 from smolalign.data.formats.turns import parse_turn, parse_turns
 from smolalign.data.strict_json import shorten
@@ -32,7 +30,8 @@ def from_ultrafeedback(record: Record) -> Converted:
 
     Covers UltraFeedback binarized, TRL's conversational layout, Orca's `system`/`question`, and LLaMA-Factory's
     ShareGPT pairs (`conversations` with `chosen`/`rejected` turns). Lists may repeat the prompt's turns or not. Scores
-    come from `score_chosen`/`score_rejected`, of the record or its `metadata`. Raises UserError.
+    come from `score_chosen`/`score_rejected`, of the record or its `metadata`, or Argilla's `chosen-rating` and
+    `rejected-rating`. Raises UserError.
     """
     tools = record_tools(record)
     base = _base(record, has_tools=bool(tools))
@@ -40,8 +39,10 @@ def from_ultrafeedback(record: Record) -> Converted:
     rejected_prompt, rejected = _answer(record, "rejected", base, has_tools=bool(tools))
     if chosen_prompt != rejected_prompt:
         return _DIFFERENT_PROMPTS
-    scores = (_score(record, "score_chosen"), _score(record, "score_rejected"))
-    return _pair(Pair(with_system(record, chosen_prompt), chosen, rejected, tools, *scores, stored_origin(record)))
+    scores = (_score(record, "score_chosen", "chosen-rating"), _score(record, "score_rejected", "rejected-rating"))
+    return pair_or_skip(
+        Pair(with_system(record, chosen_prompt), chosen, rejected, tools, *scores, stored_origin(record))
+    )
 
 
 def _base(record: Record, *, has_tools: bool) -> tuple[Message, ...]:
@@ -76,20 +77,18 @@ def _answer(
     return (*base, *head), answer
 
 
-def _score(record: Record, key: str) -> float | None:
+def _score(record: Record, *keys: str) -> float | None:
+    """The number in the first of `keys` with a value, of the record or else its metadata."""
     metadata = record.get("metadata")
-    value = record.get(key)
-    if value is None and isinstance(metadata, Mapping):
-        value = metadata.get(key)
-    if value is None:
-        return None
-    number = _number(value)
-    if number is None:
-        raise UserError(f"{key} must be a number, not {shorten(value)}")
-    return number
+    for holder in (record, metadata if isinstance(metadata, Mapping) else {}):
+        if (key := first_key(holder, keys)) is not None:
+            if (number := number_of(holder[key])) is None:
+                raise UserError(f"{key} must be a number, not {shorten(holder[key])}")
+            return number
+    return None
 
 
-def _pair(pair: Pair) -> Pair | Skip:
+def pair_or_skip(pair: Pair) -> Pair | Skip:
     """The pair, or why it teaches nothing."""
     answers = (pair.chosen, pair.rejected)
     if any(answer.tool_calls is None and not answer.content.strip() for answer in answers):
@@ -97,61 +96,6 @@ def _pair(pair: Pair) -> Pair | Skip:
     if pair.chosen == pair.rejected:
         return Skip("chosen equals rejected")
     return pair
-
-
-def is_ultrafeedback_raw(record: Record) -> bool:
-    return isinstance(record.get("instruction"), str) and isinstance(record.get("completions"), list)
-
-
-def from_ultrafeedback_raw(record: Record) -> Converted:
-    """openbmb/UltraFeedback: `instruction` and rated `completions`; the best is chosen, the worst rejected.
-
-    Rated by `overall_score`, `fine-grained_score` or the mean of the annotations' ratings: the first of these that
-    rates most of the record's answers. Scores of different scales are never compared. Raises UserError.
-    """
-    completions = list_of(record, "completions")
-    for index, completion in enumerate(completions):
-        if not isinstance(completion, Mapping):
-            raise UserError(f"completions[{index}] must be an object, not {shorten(completion)}")
-    rated = _rated(completions)
-    if len(rated) < 2:
-        return Skip("fewer than two rated answers")
-    best, worst = max(rated, key=lambda item: item[0]), min(rated, key=lambda item: item[0])
-    if best[0] == worst[0]:
-        return Skip("tie")
-    prompt = with_system(record, (Message("user", text_of(record, "instruction")),))
-    chosen, rejected = (Message("assistant", text_of(completion, "response")) for _, completion in (best, worst))
-    return _pair(Pair(prompt, chosen, rejected, (), best[0], worst[0]))
-
-
-def _rated(completions: list[Any]) -> list[tuple[float, Record]]:
-    """`(rating, completion)` by the scale that rates most answers, the first of them if several do."""
-    best: list[tuple[float, Record]] = []
-    for rate in (lambda c: _number(c.get("overall_score")), lambda c: _number(c.get("fine-grained_score")), _annotated):
-        rated = [(value, completion) for completion in completions if (value := rate(completion)) is not None]
-        if len(rated) > len(best):
-            best = rated
-    return best
-
-
-def _annotated(completion: Record) -> float | None:
-    annotations = completion.get("annotations")
-    if not isinstance(annotations, Mapping):
-        return None
-    marks = [_number(a.get("Rating")) for a in annotations.values() if isinstance(a, Mapping)]
-    ratings = [mark for mark in marks if mark is not None]
-    return sum(ratings) / len(ratings) if ratings else None
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, written as one or as text ("4"); `None` for anything else, such as "N/A"."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def is_hh_rlhf(record: Record) -> bool:
@@ -173,7 +117,7 @@ def from_hh_rlhf(record: Record) -> Converted:
         return Skip("turns do not alternate")
     if any(not message.content for message in prompt):
         return Skip("empty turn in the prompt")
-    return _pair(Pair(prompt, chosen[-1], rejected[-1]))
+    return pair_or_skip(Pair(prompt, chosen[-1], rejected[-1]))
 
 
 def _hh_turns(record: Record, field: str) -> tuple[Message, ...]:

@@ -1,0 +1,176 @@
+"""From sources to shards: plan, prepare in parallel, choose once, write in parallel; and the report on all of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smolalign import processes
+from smolalign.data.assembly.choose import choose, gather_rows
+from smolalign.data.assembly.contamination import build_index, load_index, read_questions
+from smolalign.data.assembly.filters import require_possible
+from smolalign.data.assembly.ledger import data_report
+from smolalign.data.assembly.plan import Assembly, Plan, make_plan
+from smolalign.data.assembly.pool import run_tasks
+from smolalign.data.assembly.prepare import Means, prepare_unit
+from smolalign.data.assembly.staging import Rejected, read_notes
+from smolalign.data.assembly.tokens import Counter as TokenCounter
+from smolalign.data.assembly.tokens import tokenizer_file
+from smolalign.data.assembly.write import Shard, read_shards, save_choice, write_shard
+from smolalign.data.load import source_format
+from smolalign.errors import UserError
+from smolalign.report import Progress, Reporter
+from smolalign.store import digest_json, read_json, write_json, write_text
+
+_INDEX = "benchmarks"
+_FORMATS = "formats.json"
+_REPORT = "report.json"
+# Below that, starting other processes takes longer than the work.
+_ROWS_ALONE = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """The shards of `train` and `test` in `folder`, and the report on how they came about (`data_report.json`)."""
+
+    folder: Path
+    train: list[str]
+    test: list[str]
+    report: dict[str, Any]
+
+
+def assemble(
+    assembly: Assembly, work: Path, target: Path, aside: Path, report: Reporter, workers: int | None = None
+) -> Assembled:
+    """Assemble rows into Parquet shards `train-…` and `test-…`.
+
+    What has been done is kept in `work`: the same call takes up there what was broken off, at the unit or shard it was
+    on.
+
+    Args:
+        assembly: what to assemble.
+        work: folder for what is staged; it holds about as much as the sources.
+        target: folder of the shards.
+        aside: JSONL file for broken records, written if there are any.
+        report: shown the progress.
+        workers: processes; by default the cores that the process may use, one for few rows.
+
+    Raises:
+        UserError: a source or benchmark cannot be read, a filter is impossible, more than `max_rejected` of a source's
+            records are broken, or no row is left.
+    """
+    plan, formats = _planned(assembly, work, report)
+    rows = sum(unit.part.records for unit in plan.units)
+    workers = workers or (1 if rows < _ROWS_ALONE else processes.usable_cores())
+    tasks = [(plan, formats, number, work) for number in range(len(plan.units))]
+    _work_off("preparing", "parts", prepare_task, tasks, workers, report)
+    _set_aside(plan, work, aside)
+    if read_shards(work) is None:
+        _choose(plan, work)
+    shards = read_shards(work)
+    found = read_json(work / _REPORT)
+    assert shards is not None
+    assert found is not None
+    writing = [(plan, shard, work, target) for shard in shards]
+    _work_off("writing", "shards", write_shard, writing, workers, report)
+    found["shards"] = [{"file": shard.file, "rows": shard.rows} for shard in shards]
+    return Assembled(target, _files(shards, "train"), _files(shards, "test"), found)
+
+
+def _planned(assembly: Assembly, work: Path, report: Reporter) -> tuple[Plan, list[str]]:
+    """The plan, the format of each source, and on disk the index of the benchmarks."""
+    for number, name in enumerate(assembly.names):
+        if name in assembly.names[:number]:
+            raise UserError(f'two sources are named "{name}"', mend="give one source a larger weight or repeat instead")
+        require_possible(assembly.filters_of(number), counted=assembly.count_tokens_with is not None)
+    plan = make_plan(assembly, work)
+    known = read_json(work / _FORMATS)
+    if known is None:
+        known = {"formats": [source_format(source, assembly.kind) for source in assembly.sources]}
+        write_json(work / _FORMATS, known)
+    again = assembly.decontaminate
+    if again is not None and not (work / _INDEX).is_dir():
+        questions = [question for benchmark in again.against for question in read_questions(benchmark)]
+        build_index(questions, again.ngram).save(work / _INDEX)
+        report.say(f"benchmarks: {len(questions):,} questions to keep out")
+    return plan, known["formats"]
+
+
+def prepare_task(plan: Plan, formats: Sequence[str], number: int, work: Path) -> None:
+    """`prepare_unit`, with what it needs loaded once a process."""
+    prepare_unit(plan, formats, number, _means(plan, work), work)
+
+
+_loaded: dict[str, Means] = {}
+
+
+def _means(plan: Plan, work: Path) -> Means:
+    assembly = plan.assembly
+    key = digest_json([str(work), assembly.count_tokens_with, assembly.decontaminate is not None])
+    if key not in _loaded:
+        _loaded.clear()
+        counter = TokenCounter(tokenizer_file(assembly.count_tokens_with)) if assembly.count_tokens_with else None
+        _loaded[key] = Means(load_index(work / _INDEX) if assembly.decontaminate else None, counter)
+    return _loaded[key]
+
+
+def _work_off(
+    what: str, unit: str, task: Any, arguments: list[tuple[Any, ...]], workers: int, report: Reporter
+) -> None:
+    for done, _ in enumerate(run_tasks(task, arguments, workers), start=1):
+        report.progress(Progress(what, done, len(arguments), unit))
+
+
+def _set_aside(plan: Plan, work: Path, file: Path) -> None:
+    """Write the broken records to a file. Raises UserError if too many of a source's records are broken."""
+    rows: Counter[int] = Counter()
+    rejected: dict[int, list[Rejected]] = {}
+    for number, unit in enumerate(plan.units):
+        notes = read_notes(work, number)
+        rows[unit.source] += notes.tally.rows_in
+        rejected.setdefault(unit.source, []).extend(notes.rejected)
+    if any(rejected.values()):
+        write_text(file, "".join(_lines(plan, rejected)))
+    most = plan.assembly.max_rejected
+    for source, broken in rejected.items():
+        if len(broken) > most * rows[source] or len(broken) == rows[source] > 0:
+            raise _too_many(plan.assembly.names[source], broken, rows[source], most, file)
+
+
+def _lines(plan: Plan, rejected: dict[int, list[Rejected]]) -> Iterator[str]:
+    for source, broken in rejected.items():
+        for one in broken:
+            line = {"source": plan.assembly.names[source], "origin": one.origin, "why": one.what, "record": one.record}
+            yield json.dumps(line, ensure_ascii=False, default=str) + "\n"
+
+
+def _too_many(name: str, broken: list[Rejected], rows: int, most: float, file: Path) -> UserError:
+    """The error that names the three commonest reasons with an example of each."""
+    if len(broken) == 1:
+        what = f"{broken[0].what}"
+        return UserError(what, where=broken[0].origin, mend=f"mend that row, or raise max_rejected ({most:g})")
+    by_reason: dict[str, list[Rejected]] = {}
+    for one in broken:
+        by_reason.setdefault(one.reason or one.what, []).append(one)
+    commonest = sorted(by_reason.values(), key=len, reverse=True)[:3]
+    shown = "; ".join(f"{len(group)} × {group[0].what} ({Path(group[0].origin).name})" for group in commonest)
+    return UserError(
+        f"{len(broken)} of {rows} rows are broken, more than max_rejected {most:g}: {shown}",
+        where=name,
+        mend=f"all of them are in {file}; mend them, or raise max_rejected",
+    )
+
+
+def _choose(plan: Plan, work: Path) -> None:
+    rows = gather_rows(plan, work)
+    choice = choose(plan, rows, work)
+    write_json(work / _REPORT, data_report(plan, rows, choice, work))
+    save_choice(plan, rows, choice, work)
+
+
+def _files(shards: Sequence[Shard], split: str) -> list[str]:
+    return [shard.file for shard in shards if shard.split == split]

@@ -1,0 +1,135 @@
+"""The chosen rows, shuffled, as Parquet shards. Each shard is one worker's task."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from smolalign.data.assembly.choose import Choice, Rows
+from smolalign.data.assembly.plan import Plan
+from smolalign.data.assembly.staging import bucket_of, mixed, read_notes
+from smolalign.data.formats.fields import ORIGIN_COLUMN
+from smolalign.store import read_json, write_json
+
+_ROWS_PER_SHARD = 50_000
+_ROWS_PER_GROUP = 1000
+_FILE = "choice.npz"
+_SHARDS = "shards.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A file of rows to write: the rows of some neighbouring buckets of one split."""
+
+    file: str
+    split: str
+    first_bucket: int
+    last_bucket: int
+    rows: int
+
+
+def save_choice(plan: Plan, rows: Rows, choice: Choice, work: Path) -> list[Shard]:
+    """Write down for the workers what stays, and which shards there will be."""
+    temporary = work / f".{_FILE}.tmp.npz"
+    starts = np.searchsorted(rows.unit, np.arange(len(plan.units) + 1))
+    np.savez(temporary, copies=choice.copies, test=choice.test, key=rows.arrays["key"], starts=starts)
+    os.replace(temporary, work / _FILE)
+    bucket = bucket_of(rows.arrays["key"], plan.buckets)
+    counts = np.zeros(plan.buckets, dtype=np.int64)
+    for copy in range(int(choice.copies.max(initial=0))):
+        there = np.bincount(bucket[choice.copies > copy], minlength=plan.buckets)
+        counts += np.roll(there, copy)
+    held_out = np.bincount(bucket[choice.test], minlength=plan.buckets)
+    shards = [*_shards("train", counts), *_shards("test", held_out)]
+    write_json(work / _SHARDS, {"shards": [[s.file, s.split, s.first_bucket, s.last_bucket, s.rows] for s in shards]})
+    return shards
+
+
+def read_shards(work: Path) -> list[Shard] | None:
+    """The shards that were decided on, or None where that has not been done."""
+    found = read_json(work / _SHARDS)
+    return None if found is None else [Shard(*item) for item in found["shards"]]
+
+
+def _shards(split: str, counts: np.ndarray) -> list[Shard]:
+    """Neighbouring buckets together until a shard has its rows."""
+    spans: list[tuple[int, int, int]] = []
+    first = rows = 0
+    for bucket, count in enumerate(counts):
+        if rows and rows + count > _ROWS_PER_SHARD:
+            spans.append((first, bucket - 1, rows))
+            first, rows = bucket, 0
+        rows += int(count)
+    if rows:
+        spans.append((first, len(counts) - 1, rows))
+    return [Shard(f"{split}-{number:05}-of-{len(spans):05}.parquet", split, *span) for number, span in enumerate(spans)]
+
+
+def write_shard(plan: Plan, shard: Shard, work: Path, target: Path) -> None:
+    """Write one shard into the folder `target`, unless it is there."""
+    if (target / shard.file).is_file():
+        return
+    with np.load(work / _FILE) as found:
+        choice = {name: found[name] for name in found.files}
+    groups = [read_notes(work, number).groups for number in range(len(plan.units))]
+    target.mkdir(parents=True, exist_ok=True)
+    temporary = target / f".{shard.file}.tmp"
+    writer = None
+    try:
+        for bucket in range(shard.first_bucket, shard.last_bucket + 1):
+            table = _bucket_rows(plan, shard.split, bucket, choice, groups, work)
+            if table is not None:
+                writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
+                writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
+        assert writer is not None
+        writer.close()
+        os.replace(temporary, target / shard.file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _bucket_rows(
+    plan: Plan, split: str, bucket: int, choice: dict[str, np.ndarray], groups: list[list[int]], work: Path
+) -> pa.Table | None:
+    """The rows of one bucket in their shuffled order; the copies of a row stand in the buckets after its own."""
+    tables: list[pa.Table] = []
+    keys: list[np.ndarray] = []
+    most = int(choice["copies"].max(initial=0)) if split == "train" else 1
+    for copy in range(most):
+        home = (bucket - copy) % plan.buckets
+        for number, own in enumerate(groups):
+            if home not in own:
+                continue
+            places = _places(choice, number, home, plan.buckets)
+            wanted = choice["test"][places] if split == "test" else choice["copies"][places] > copy
+            if not wanted.any():
+                continue
+            with pq.ParquetFile(work / f"unit-{number:05}.parquet") as file:
+                table = file.read_row_group(own.index(home))
+            tables.append(table.filter(pa.array(wanted)))
+            keys.append(mixed(choice["key"][places][wanted], f"copy {copy}"))
+    if not tables:
+        return None
+    whole = pa.concat_tables(tables).take(np.argsort(np.concatenate(keys), kind="stable"))
+    return _without_folders(whole)
+
+
+def _places(choice: dict[str, np.ndarray], number: int, bucket: int, buckets: int) -> slice:
+    """Where a unit's rows of a bucket lie among all rows: units are staged by bucket."""
+    start, end = choice["starts"][number], choice["starts"][number + 1]
+    of_rows = bucket_of(choice["key"][start:end], buckets)
+    return slice(start + np.searchsorted(of_rows, bucket), start + np.searchsorted(of_rows, bucket, side="right"))
+
+
+def _without_folders(table: pa.Table) -> pa.Table:
+    """Origins such as `chats.jsonl:12`: a step's output, whose digest decides whether later steps run again, must not
+    depend on the folder that its sources lie in."""
+    place = table.schema.get_field_index(ORIGIN_COLUMN)
+    shortened = pc.replace_substring_regex(table.column(place), r"^/(?:[^/]*/)*", "")
+    return table.set_column(place, table.schema.field(place), shortened)
