@@ -141,6 +141,10 @@ BAD_TURNS = {
         {"role": "assistant", "content": "a", "weight": 0},
         "messages: turn 1: weight 0 asks not to train on this turn, which is not supported → remove the key",
     ),
+    "weight of a call": (
+        {"role": "function_call", "content": '[{"name": "f"}]', "weight": 0.0},
+        "messages: turn 1: weight 0 asks not to train on this turn, which is not supported → remove the key",
+    ),
 }
 
 
@@ -148,6 +152,11 @@ BAD_TURNS = {
 def test_a_bad_turn_is_named(case: str) -> None:
     turn, message = BAD_TURNS[case]
     assert error_of("openai", {"messages": [turn]}) == message
+
+
+def test_a_weight_of_0_on_a_turn_that_is_never_trained_on_is_in_order() -> None:
+    turns = [{"role": "user", "content": "hi", "weight": 0}, {"role": "assistant", "content": "hello", "weight": 1}]
+    assert openai(*turns) == Chat((USER, ANSWER))
 
 
 def test_an_unknown_role_and_missing_turns() -> None:

@@ -55,13 +55,14 @@ def parse_turn(turn: Any, *, has_tools: bool = False) -> Message:
     """One turn. Raises UserError without the turn's number."""
     if not isinstance(turn, Mapping):
         raise UserError(f"a turn must be an object with role and content, not {shorten(turn)}")
-    if turn.get("weight") == 0:
-        raise UserError("weight 0 asks not to train on this turn, which is not supported", mend="remove the key")
     name = turn.get("role") if turn.get("role") is not None else turn.get("from")
     value = turn.get("content") if turn.get("content") is not None else turn.get("value")
+    if turn.get("weight") == 0 and (name in CALL_ROLES or _role(name) == "assistant"):
+        # Other roles are never trained on, and some sets say so with a weight of 0 on their users' turns.
+        raise UserError("weight 0 asks not to train on this turn, which is not supported", mend="remove the key")
     if name in CALL_ROLES:
         return _message("assistant", "", parse_calls(value, str(name)), has_tools)
-    role = ROLE_ALIASES.get(name.lower()) if isinstance(name, str) else None
+    role = _role(name)
     if role is None:
         known = f"known roles: {', '.join([*ROLE_ALIASES, *CALL_ROLES])}"
         raise UserError(f"unknown role {shorten(name)}" if name else f"no role in {shorten(dict(turn))}", mend=known)
@@ -74,6 +75,10 @@ def parse_turn(turn: Any, *, has_tools: bool = False) -> Message:
     if calls is None and legacy is not None:
         calls = parse_calls(legacy, "function_call")
     return _message(role, content, (*(calls or ()), *part_calls) if part_calls else calls, has_tools)
+
+
+def _role(name: Any) -> Role | None:
+    return ROLE_ALIASES.get(name.lower()) if isinstance(name, str) else None
 
 
 def _message(role: Role, content: str, calls: tuple[ToolCall, ...] | None, has_tools: bool) -> Message:
