@@ -33,6 +33,7 @@ def test_apigen_answers() -> None:
     assert apigen("[]") == Chat((USER, Message("assistant", "", ())), (TOOL,))
     assert apigen("The question lacks a city.").messages[1] == Message("assistant", "The question lacks a city.")
     assert apigen("[]", "[]") == Skip("no tools and no calls")
+    assert apigen("No tools were offered.", "[]") == Skip("no tools and no calls")
 
 
 @pytest.mark.parametrize(

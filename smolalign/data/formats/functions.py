@@ -36,6 +36,9 @@ def from_apigen(record: Record) -> Converted:
     tools = tuple(with_json_schema(tool) for tool in parse_tools(record.get("tools")))
     answers = record["answers"]
     if isinstance(answers, str) and not answers.lstrip().startswith(("[", "{")):
+        if not tools:
+            # Such rows answer that there are no tools, which without a word of tools would be learnt as a refusal.
+            return Skip("no tools and no calls")
         return Chat((user, Message("assistant", answers)), tools) if answers.strip() else Skip("empty answer")
     calls = parse_calls(answers, "answers")
     if not calls and not tools:
