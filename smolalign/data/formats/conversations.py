@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from smolalign.data.formats.calls import parse_tools
 from smolalign.data.formats.fields import Record, first_key, optional_text, stored_origin
+from smolalign.data.formats.smollm2_text import read_tools_and_calls
 from smolalign.data.formats.turns import parse_turns
 from smolalign.errors import UserError
-from smolalign.rows import Chat, Message
+from smolalign.rows import Chat, Message, Skip
 
 COLUMNS = ("messages", "conversations", "conversation", "chat")
 
@@ -32,17 +33,17 @@ def is_sharegpt(record: Record) -> bool:
     return turns_column(record) is not None and not is_openai(record)
 
 
-def from_openai(record: Record) -> Chat:
+def from_openai(record: Record) -> Chat | Skip:
     """OpenAI's fine-tuning layout: `messages`, `tools` (or legacy `functions`). Raises UserError."""
     return _conversation(record)
 
 
-def from_sharegpt(record: Record) -> Chat:
+def from_sharegpt(record: Record) -> Chat | Skip:
     """ShareGPT as LLaMA-Factory lays it out: `conversations` of `from`/`value`, `system`, `tools`. Raises UserError."""
     return _conversation(record)
 
 
-def _conversation(record: Record) -> Chat:
+def _conversation(record: Record) -> Chat | Skip:
     key = first_key(record, COLUMNS)
     if key is None:
         raise UserError(f"no {' or '.join(COLUMNS)} in the record (it has {', '.join(record) or 'no keys'})")
@@ -50,7 +51,7 @@ def _conversation(record: Record) -> Chat:
     messages = with_system(record, parse_turns(record[key], key, has_tools=bool(tools)))
     if not messages:
         raise UserError(f"{key} has no turns", mend="remove the row")
-    return Chat(messages, tools, stored_origin(record))
+    return read_tools_and_calls(Chat(messages, tools, stored_origin(record)))
 
 
 def record_tools(record: Record) -> tuple[dict[str, object], ...]:
