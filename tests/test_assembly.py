@@ -21,11 +21,14 @@ from hypothesis import strategies as st
 from smolalign.data.assembly import plan as planning
 from smolalign.data.assembly import write as writing
 from smolalign.data.assembly.assemble import Assembled, assemble
-from smolalign.data.assembly.plan import Assembly
+from smolalign.data.assembly.plan import Assembly, assembly_of
 from smolalign.data.gather import source_names
 from smolalign.data.load import load_rows
 from smolalign.errors import UserError
-from smolalign.recipe.schema import DataSource, Decontaminate, Deduplicate, Filters
+from smolalign.look import KIND_OF_ROWS
+from smolalign.recipe.load import load_recipe
+from smolalign.recipe.schema import AssemblyStep, DataSource, Decontaminate, Deduplicate, Filters
+from smolalign.recipe.shipped import find_recipe, shipped_recipes
 from smolalign.report import Silent
 from smolalign.rows import Chat, Message
 
@@ -301,3 +304,19 @@ def test_raw_ultrafeedback_becomes_pairs_with_a_margin_balanced_by_length(run: A
     assert lengths == {40: 10, 20: 10}
     dropped = {reason: count["rows"] for reason, count in found.report["sources"][0]["dropped"].items()}
     assert dropped == {"tie": 1, "margin below min_margin": 1, "length balance": 20}
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_with_its_data_at_hand_loses_nothing(tmp_path: Path, name: str) -> None:
+    recipe = load_recipe(find_recipe(name))
+    if not isinstance(recipe.step, AssemblyStep):
+        pytest.skip(f"a recipe of kind {recipe.kind} assembles no rows")
+    files = [recipe.folder / source.source for source in recipe.step.data]
+    if not all(file.exists() for file in files):
+        pytest.skip("reads other steps or the Hub")
+    step = recipe.step
+    data = [source.model_copy(update={"source": str(file)}) for source, file in zip(step.data, files, strict=True)]
+    assembly = assembly_of(step.model_copy(update={"data": data}), KIND_OF_ROWS[recipe.kind], source_names(data))
+    found = assemble(assembly, tmp_path / "w", tmp_path / "out", tmp_path / "rejected.jsonl", Silent())
+    assert found.report["rows_in"] > 100
+    assert_nothing_lost(found.report)
