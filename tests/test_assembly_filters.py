@@ -44,6 +44,21 @@ def reason(row: Any, **fields: Any) -> str | None:
     ("row", "fields", "expected"),
     [
         (chat("a", "b", "c", "d"), {"turns": {"max": 3}}, "turns"),
+        (
+            calling("f", {"a": 1}, {"name": "f", "parameters": {"required": [["x"]]}}),
+            {"tool_calls": True},
+            "broken tool schema",
+        ),
+        (
+            calling("f", {"a": 1}, {"name": "f", "parameters": {"required": "a"}}),
+            {"tool_calls": True},
+            "broken tool schema",
+        ),
+        (
+            chat("Ein Satz auf Deutsch steht am Anfang.", "All the rest of it is English text. " * 20),
+            {"language": ["en"]},
+            None,
+        ),
         (chat("a", "b"), {"turns": {"min": 2, "max": 3}}, None),
         (chat("a b c", "d"), {"words": {"max": 3}}, "words"),
         (chat("a b c", "d"), {"words": {"max": 4}}, None),
@@ -122,6 +137,7 @@ def test_a_language_is_told_without_the_network(text: str, language: str) -> Non
         ({"meta": {"quality": "good"}}, {"meta.quality": ["good", "excellent"]}, False),
         ({"meta": {"quality": "poor"}}, {"meta.quality": ["good", "excellent"]}, True),
         ({}, {"score": {"min": 3}}, True),
+        ({"score": 10**400}, {"score": {"min": 3}}, True),
         ({"score": None}, {"score": {"min": 3}}, True),
         ({"ok": True}, {"ok": [1]}, True),
         ({"ok": True}, {"ok": [True]}, False),

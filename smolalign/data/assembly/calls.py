@@ -30,12 +30,11 @@ def _flaw(tool: Mapping[str, Any], arguments: Mapping[str, Any]) -> tuple[str, s
     parameters = tool.get("parameters")
     if not isinstance(parameters, Mapping) or not parameters:
         return None
-    required = parameters.get("required")
-    if isinstance(required, Sequence) and (missing := [str(name) for name in required if name not in arguments]):
-        return MISSING, ", ".join(missing)
     validator = _validator(dump(parameters))
     if validator is None:
         return BROKEN_SCHEMA, "its parameters are no JSON schema"
+    if missing := [name for name in parameters.get("required", ()) if name not in arguments]:
+        return MISSING, ", ".join(missing)
     found = next(iter(validator.iter_errors(dict(arguments))), None)
     return None if found is None else (BREAKS, str(found.message))
 

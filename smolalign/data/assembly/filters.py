@@ -78,7 +78,7 @@ def _fits(value: Any, asked: Range | list[str | int | bool]) -> bool:
         return False
     try:
         return asked.holds(float(value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 
