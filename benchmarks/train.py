@@ -22,7 +22,7 @@ import yaml
 
 from benchmarks.contenders import BIN, ROOT, Run, smolalign, trl_command, trl_in_process
 from smolalign.chat.template import chat_template
-from smolalign.data.gather import gather
+from smolalign.data.gather import gather_sources
 from smolalign.data.load import load_rows
 from smolalign.model import load_config, load_model, load_tokenizer, save_model
 from smolalign.recipe.schema import DataSource
@@ -138,7 +138,9 @@ def in_trls_order(file: Path, kind: str, seed: int) -> Path:
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     shuffled = [DataSource(source=str(file))]
     row_kind: RowKind = "chat" if kind == "sft" else "pair"
-    order = [int(row.origin.rpartition(":")[2]) - 1 for row in gather(shuffled, row_kind, seed=seed).train]
+    with tempfile.TemporaryDirectory() as work:
+        rows = gather_sources(shuffled, row_kind, Path(work), "rows", seed).train
+    order = [int(row.origin.rpartition(":")[2]) - 1 for row in rows]
     placed = dict(zip(order, lines, strict=True))
     target = file.parent.with_name(f"{file.parent.name}-ordered") / file.name
     target.parent.mkdir(exist_ok=True)
