@@ -35,6 +35,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check, say what would r
 Explain = Annotated[bool, typer.Option("--explain", help="Say why each choice of arithmetic was made, one a line.")]
 Model = Annotated[str | None, typer.Option("--model", help="Without a recipe: the model to start from.")]
 Data = Annotated[list[str] | None, typer.Option("--data", help="Without a recipe: a file of rows; may be repeated.")]
+# What `init` writes a recipe for unless told otherwise.
+DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 class Launcher(enum.StrEnum):
@@ -206,6 +208,20 @@ def check(
     from smolalign.commands import check_recipes
 
     check_recipes(recipes, out, device_memory)
+
+
+@app.command()
+def init(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A file of rows, a folder of them, or a Hub dataset.")],
+    model: Annotated[str, typer.Option("--model", help="The model to fine-tune.")] = DEFAULT_MODEL,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The recipe to write; by default sft.yaml, or dpo.yaml for pairs.")
+    ] = None,
+) -> None:
+    """Look at your data, say what is in it, and write a recipe for it with comments."""
+    from smolalign.commands import init_recipe
+
+    init_recipe(data, model, out)
 
 
 @app.command()

@@ -23,7 +23,7 @@ from smolalign.processes import is_main
 from smolalign.recipe.load import Recipe, load_pipeline_steps, load_recipe, recipe_from_options
 from smolalign.recipe.schema import PipelineStep
 from smolalign.recipe.shipped import find_recipe
-from smolalign.store import is_done, read_json
+from smolalign.store import is_done, read_json, write_text
 
 if TYPE_CHECKING:
     from smolalign.check import Finding
@@ -205,6 +205,54 @@ def report_checks(findings: Iterable[Finding]) -> None:
     if errors:
         raise UserErrors(errors)
     print_line("nothing wrong was found")
+
+
+def init_recipe(source: str, model: str, out: Path | None) -> None:
+    """`smolalign init`: say what a source holds, and write a recipe for it."""
+    from smolalign.data.formats import FORMATS
+    from smolalign.data.survey import format_of, survey
+    from smolalign.init.choose import choose, require_turns
+    from smolalign.init.measure import look_at_model, measure
+    from smolalign.init.write import cut_lines, finding_lines, length_lines, recipe_text
+
+    for reference, what in ((source, "rows"), (model, "a model")):
+        if reference.startswith("@"):
+            raise UserError(
+                f"{reference} is a step of a run; init needs {what} at hand", mend="name a file or a Hub id"
+            )
+    format = format_of(source)
+    file = out or Path("dpo.yaml" if FORMATS[format].kind == "pair" else "sft.yaml")
+    _require_new(file)
+
+    def show(lines: Iterable[tuple[str, bool]]) -> None:
+        for line, warning in lines:
+            print_finding(Path(source).name, line, warning=warning)
+
+    screen = Screen("init")
+    try:
+        found = survey(source, format, screen)
+    finally:
+        screen.close()
+    show(finding_lines(found))
+    require_turns(found)
+    known = look_at_model(model, source)
+    lengths = measure(found, known)
+    show(length_lines(found, lengths, known))
+    choice = choose(found, lengths, known)
+    show([*cut_lines(lengths, choice), (choice.memory, choice.tight)])
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write there: {error.strerror}", where=str(file)) from None
+    write_text(file, recipe_text(choice, found, lengths, known, file))
+    print_line(f"wrote {file}; next: smolalign check {file}, then smolalign {choice.fields['kind']} {file}")
+
+
+def _require_new(file: Path) -> None:
+    if file.exists():
+        raise UserError(f"{file} is there already", mend="choose another name with --out")
+    if file.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{file} is no name for a recipe", mend="end it with .yaml")
 
 
 def preview_recipe(argument: str, overrides: Sequence[str], rows: int, out: Path | None) -> None:

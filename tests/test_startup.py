@@ -58,6 +58,7 @@ def layer(module: str) -> int:
         "console": 5,
         "check": 5,
         "fits": 5,
+        "init": 5,
         "launch": 5,
         "preview": 5,
         "look": 5,
