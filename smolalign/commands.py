@@ -239,7 +239,7 @@ def init_recipe(source: str, model: str, out: Path | None) -> None:
     lengths = measure(found, known)
     show(length_lines(found, lengths, known))
     choice = choose(found, lengths, known)
-    show([*cut_lines(lengths, choice), (choice.memory, choice.tight)])
+    show([*cut_lines(found, lengths, choice), (choice.memory, choice.tight)])
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

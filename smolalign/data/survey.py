@@ -11,13 +11,13 @@ import random
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from smolalign.data.assembly.staging import mixed
-from smolalign.data.assembly.text import content_hash, first_prompt, hash_of, said_in, text_of, turns_of
+from smolalign.data.assembly.text import content_hash, first_prompt, hash_of, said_in, turns_of
 from smolalign.data.detect import detect_format, recognise
 from smolalign.data.formats import FORMATS
 from smolalign.data.load import convert_record
@@ -113,6 +113,13 @@ class Survey:
     def broken(self) -> int:
         return sum(flaw.rows for flaw in self.flaws.values())
 
+    def place(self, origin: str) -> str:
+        """An origin as people read it: `line 3` or `row 3` of the one file that is the source, else with the file."""
+        for mark, word in ((":", "line "), ("#row ", "row ")):
+            if origin.startswith(f"{self.source}{mark}"):
+                return word + origin.removeprefix(f"{self.source}{mark}")
+        return short(origin)
+
     def held_out(self, fraction: float, seed: int) -> int:
         """How many rows, equal ones counted once, `test_fraction` would hold out."""
         return int((mixed(self.prompts, f"{seed} split") / 2.0**64 < fraction).sum())
@@ -193,7 +200,10 @@ def _nothing(found: Survey) -> UserError:
     """The error of a source without a row to train on."""
     if not found.records:
         return UserError("holds no records", where=found.source)
-    reasons = [(f.rows, f"{f.rows} × {name}, such as {f.errors[0].line()}") for name, f in found.flaws.items()]
+    reasons = [
+        (f.rows, f"{f.rows} × {name}, such as {found.place(f.errors[0].where)}: {f.errors[0].what}")
+        for name, f in found.flaws.items()
+    ]
     reasons += [(rows, f"{rows} × skipped: {name}") for name, rows in found.skipped.items()]
     commonest = [text for _, text in sorted(reasons, key=lambda item: -item[0])[:3]]
     what = f"none of {found.records} rows, read as {found.format}, can be trained on: {'; '.join(commonest)}"
@@ -201,11 +211,12 @@ def _nothing(found: Survey) -> UserError:
 
 
 def _note_row(found: Survey, row: Row, keeper: _Keeper, columns: _Columns) -> None:
-    text, turns = text_of(row), turns_of(row)
+    said, turns = said_in(row), turns_of(row)
     if isinstance(row, Pair):
-        text += "\n" + row.rejected.content
+        said.append(row.rejected.content)
         if row.chosen == row.rejected:
             found.odd.setdefault(SAME_ANSWERS, Seen()).add(row.origin)
+    text = "\n".join(said)
     size = len(text.encode("utf-8", "surrogatepass"))
     found.rows += 1
     found.bytes += size
@@ -215,19 +226,19 @@ def _note_row(found: Survey, row: Row, keeper: _Keeper, columns: _Columns) -> No
         found.offering += bool(row.tools)
         found.calling += any(turn.tool_calls for turn in turns)
         found.tools.update(str(tool["name"]) for tool in row.tools)
-    for name in _odd_in(text):
+    for name in _odd_in(text, said):
         found.odd.setdefault(name, Seen()).add(row.origin)
     keeper.take(row, size)
     columns.take(row)
 
 
-def _odd_in(text: str) -> Iterator[str]:
-    """What is odd in a text. Plain searches go before patterns, since most texts have nothing."""
+def _odd_in(text: str, said: Sequence[str]) -> Iterator[str]:
+    """What is odd in the text of a row, or in one of its turns. Plain searches go before patterns: most have nothing."""
     if ("<" in text or "[" in text) and _TOKEN.search(text):
         yield TURN_TOKENS
     if "&" in text and _ENTITY.search(text):
         yield ENTITIES
-    if "\\n" in text and "\n" not in text.strip() and text.count("\\n") > 1:
+    if "\\n" in text and any(turn.count("\\n") > 1 and "\n" not in turn for turn in said):
         yield ESCAPED
     if "\0" in text:
         yield NUL
@@ -288,7 +299,10 @@ class _Columns:
 
     def _note(self, found: Survey, name: str, places: np.ndarray, earlier: np.ndarray) -> None:
         if len(places):
-            pairs = (f"{self._origin(place)} like {short(self._origin(earlier[place]))}" for place in places[:NAMED])
+            pairs = (
+                f"{found.place(self._origin(place))} like {found.place(self._origin(earlier[place]))}"
+                for place in places[:NAMED]
+            )
             found.odd[name] = Seen(len(places), list(pairs))
 
     def _origin(self, place: int) -> str:

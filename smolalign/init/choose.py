@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smolalign.data.assembly.figures import compact, count
-from smolalign.data.survey import EQUAL, Survey, short
+from smolalign.data.survey import EQUAL, Survey
 from smolalign.data.validate import STRUCTURE, UNKNOWN_TOOL
 from smolalign.errors import UserError
 from smolalign.fits import TIGHT
 from smolalign.init.measure import Lengths, Model
 from smolalign.memory import say_size
-from smolalign.recipe.schema import KINDS, TuneStep
+from smolalign.recipe.schema import KINDS, TrainStep, TuneStep
 
 SEED = 42
 # Above so many parameters all weights take more memory and time than small data is worth.
@@ -50,8 +50,9 @@ def choose(found: Survey, lengths: Lengths, model: Model) -> Choice:
     choice.notes["data"] = f"{count(found.rows)} rows of {count(found.records)} records can be trained on"
     _clean(choice, found)
     rows = len(found.prompts)
-    rows -= _hold_out(choice, found, rows)
-    _limit_length(choice, lengths, model)
+    held = _hold_out(choice, found, rows)
+    rows -= held
+    _limit_length(choice, found, lengths, model, held or rows)
     choice.fields["seed"] = SEED
     _train(choice, kind, max(1, rows), lengths, model)
     return choice
@@ -68,6 +69,8 @@ def _clean(choice: Choice, found: Survey) -> None:
     if filters:
         choice.fields["filters"] = filters
         choice.notes["filters"] = f"drops rows for {'; '.join(notes)}"
+        if "tool_calls" in filters:
+            choice.notes["filters"] += "; and calls that break their tool's schema, if there are any"
     if EQUAL in found.odd:
         choice.fields["deduplicate"] = {"near": None}
         choice.notes["deduplicate"] = (
@@ -96,7 +99,7 @@ def _hold_out(choice: Choice, found: Survey, rows: int) -> int:
     return held
 
 
-def _limit_length(choice: Choice, lengths: Lengths, model: Model) -> None:
+def _limit_length(choice: Choice, found: Survey, lengths: Lengths, model: Model, fewest: int) -> None:
     most = model.context or ORDINARY_LENGTH
     wanted = lengths.longest
     if not lengths.counted:
@@ -109,13 +112,16 @@ def _limit_length(choice: Choice, lengths: Lengths, model: Model) -> None:
     sampled = "" if lengths.whole else f", in a sample of {count(len(lengths.sample))}"
     choice.fields["max_length"] = length
     choice.notes["max_length"] = (
-        f"the longest has {about}{count(lengths.longest)} tokens ({short(lengths.origin)}); 95 % have {about}"
+        f"the longest has {about}{count(lengths.longest)} tokens ({found.place(lengths.origin)}); 95 % have {about}"
         f"{count(lengths.quantile(0.95))} or fewer{sampled}"
         + ("" if lengths.counted else "; estimated from bytes")
         + ("; the model takes no more" if length == most < lengths.longest else "")
     )
-    if (over := lengths.over(length)) > 0.05:
-        choice.fields["max_cut"] = min(1.0, math.ceil(10 * over + 1) / 10)
+    over = lengths.over(length)
+    # The rows held out are held to max_cut too, and few rows may by chance hold more long ones: three deviations.
+    likely = over + 3 * math.sqrt(over * (1 - over) / fewest)
+    if likely > TrainStep.model_fields["max_cut"].default:
+        choice.fields["max_cut"] = min(1.0, math.ceil(10 * likely) / 10)
         choice.notes["max_cut"] = f"{over:.0%} of the rows are longer than max_length and will lose their end"
 
 
@@ -129,7 +135,8 @@ def _train(choice: Choice, kind: str, rows: int, lengths: Lengths, model: Model)
     epochs = 1 if kind == "dpo" or rows > 50_000 else 2 if rows > 5000 else 3
     steps = math.ceil(rows / batch)
     best = None
-    for use_lora in (False, True) if (model.parameters or 0) <= MOST_TRAINED_IN_FULL else (True,):
+    in_full = model.parameters is not None and model.parameters <= MOST_TRAINED_IN_FULL
+    for use_lora in (False, True) if in_full else (True,):
         trainer: dict[str, Any] = {
             "num_train_epochs": epochs,
             "per_device_train_batch_size": batch,
@@ -144,6 +151,8 @@ def _train(choice: Choice, kind: str, rows: int, lengths: Lengths, model: Model)
     assert best is not None
     choice.fields = best.fields
     choice.memory, choice.tight = best.line, not best.fits
+    if choice.tight:
+        choice.memory += ": smolalign check says what to turn"
     _note_training(choice, rows, epochs, model, best)
 
 
@@ -197,8 +206,8 @@ def _note_training(choice: Choice, rows: int, epochs: int, model: Model, best: _
     steps = math.ceil(rows / batch)
     size = f"{compact(model.parameters)} parameters" if model.parameters else "a model of unknown size"
     if "lora" in choice.fields:
-        large = (model.parameters or 0) > MOST_TRAINED_IN_FULL
-        why = "" if large else ": training all of them does not fit into memory here"
+        small = model.parameters is not None and model.parameters <= MOST_TRAINED_IN_FULL
+        why = ": training all of them does not fit into memory here" if small else ""
         choice.notes["lora"] = f"adapters in place of {size}{why}"
         choice.notes["trainer.learning_rate"] = "usual for adapters"
     else:

@@ -39,10 +39,10 @@ def finding_lines(found: Survey) -> Iterator[tuple[str, bool]]:
             yield f"and {len(found.flaws) - number} more reasons", True
             break
         yield f"broken {_rows(flaw.rows)}: {reason}", True
-        yield from ((f"  {short_line(error)}", True) for error in flaw.errors)
+        yield from ((f"  {_line(found, error)}", True) for error in flaw.errors)
     for name, seen in found.odd.items():
         more = ", …" if seen.rows > len(seen.origins) else ""
-        yield f"{_rows(seen.rows)}: {name}: {', '.join(map(short, seen.origins))}{more}", True
+        yield f"{_rows(seen.rows)}: {name}: {', '.join(map(found.place, seen.origins))}{more}", True
 
 
 def length_lines(found: Survey, lengths: Lengths, model: Model) -> Iterator[tuple[str, bool]]:
@@ -52,29 +52,28 @@ def length_lines(found: Survey, lengths: Lengths, model: Model) -> Iterator[tupl
         how = f"estimated from bytes, since the tokenizer of {model.reference} is not at hand"
     if not lengths.whole:
         how += f"; a sample of {count(len(lengths.sample))} rows and the longest {len(found.longest)}"
+    place, total = found.place(lengths.origin), compact(round(lengths.mean * found.rows))
     yield (
         f"tokens: {count(lengths.quantile(0.5))} in the median, {count(lengths.quantile(0.95))} at 95 %, longest "
-        f"{count(lengths.longest)} ({short(lengths.origin)}), about {compact(round(lengths.mean * found.rows))} in all "
-        f"({how})",
+        f"{count(lengths.longest)} ({place}), about {total} in all ({how})",
         not lengths.counted,
     )
 
 
-def cut_lines(lengths: Lengths, choice: Choice) -> Iterator[tuple[str, bool]]:
+def cut_lines(found: Survey, lengths: Lengths, choice: Choice) -> Iterator[tuple[str, bool]]:
     """A warning where rows are longer than the recipe's max_length."""
     length = choice.fields["max_length"]
     if lengths.longest > length:
         over = f"{lengths.over(length):.1%} of the rows" if lengths.over(length) else "a few rows"
         yield (
-            f"{over}, such as {short(lengths.origin)}, are longer than {count(length)} tokens and lose their end",
+            f"{over}, such as {found.place(lengths.origin)}, are longer than {count(length)} tokens and lose their end",
             True,
         )
 
 
-def short_line(error: UserError) -> str:
+def _line(found: Survey, error: UserError) -> str:
     """An error on one line, its place without the folder."""
-    shown = UserError(error.what[:160], where=short(error.where))
-    return shown.line()
+    return UserError(error.what[:160], where=found.place(error.where)).line()
 
 
 def recipe_text(choice: Choice, found: Survey, lengths: Lengths, model: Model, file: Path) -> str:
@@ -83,8 +82,7 @@ def recipe_text(choice: Choice, found: Survey, lengths: Lengths, model: Model, f
     head = [
         f"Written by smolalign init for {short(found.source)}: {count(found.rows)} {_KINDS[found.kind]}, "
         f"about {compact(round(lengths.mean * found.rows))} tokens.",
-        f"Check it: smolalign check {file}    See its rows: smolalign preview {file}",
-        f"Train: smolalign {kind} {file}",
+        f"Check it, see its rows, train: smolalign check {file}; smolalign preview {file}; smolalign {kind} {file}",
     ]
     if model.missing:
         head.append(f"Lengths are estimated from bytes: the model was not at hand ({model.missing[:100]}).")
