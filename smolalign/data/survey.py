@@ -233,7 +233,7 @@ def _note_row(found: Survey, row: Row, keeper: _Keeper, columns: _Columns) -> No
 
 
 def _odd_in(text: str, said: Sequence[str]) -> Iterator[str]:
-    """What is odd in the text of a row, or in one of its turns. Plain searches go before patterns: most have nothing."""
+    """What is odd in the text of a row, or of a turn. Plain searches go before patterns: most have nothing."""
     if ("<" in text or "[" in text) and _TOKEN.search(text):
         yield TURN_TOKENS
     if "&" in text and _ENTITY.search(text):
