@@ -186,7 +186,8 @@ def _check_rendering(name: str, recipe: Recipe, step: TuneStep, chain: Chain) ->
     yield Finding(name, "the template trains its stop token")
     kind = KIND_OF_ROWS[recipe.kind]
     sources = [found for data in step.data for found in sources_ahead(data, chain, name)]
-    parts: list[list[Any]] = [first_rows(source, kind, SAMPLE_ROWS).rows for source in sources]
+    # How many of them are broken has been looked at with the inputs.
+    parts: list[list[Any]] = [first_rows(source, kind, SAMPLE_ROWS, 1.0).rows for source in sources]
     rows = [row for part in parts for row in part]
     tokenized, ledger = (tokenize_pairs if kind == "pair" else tokenize_chats)(tokenizer, rows, step.max_length)
     over = ledger.rows_lost / max(1, ledger.rows_seen)
@@ -239,7 +240,8 @@ def _tolerated(recipe: Recipe, data: DataSource) -> float:
     step = recipe.step
     if not isinstance(step, AssemblyStep):
         return 0.0
-    return 1.0 if (data.filters or step.filters).structure else step.max_rejected
+    filters = data.filters or step.filters
+    return 1.0 if filters.structure or filters.tool_calls else step.max_rejected
 
 
 def _counted(rows: int) -> str:

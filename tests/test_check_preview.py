@@ -243,3 +243,20 @@ def test_impossible_filters_and_missing_benchmarks_are_found_at_once(cli: Cli, t
     assert "'(' is no regular expression" in ran.err
     assert "did you mean" in ran.err
     assert "bench.jsonl" in ran.err
+
+
+def test_rows_out_of_order_that_a_filter_drops_do_not_fail_the_check(
+    cli: Cli, tiny_model: Path, tmp_path: Path
+) -> None:
+    good = [
+        f'{{"messages": [{{"role": "user", "content": "hi {n}"}}, {{"role": "assistant", "content": "ho"}}]}}\n'
+        for n in range(20)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(good) + '{"messages": [{"role": "user", "content": "alone"}]}\n')
+    recipe = tmp_path / "sft.yaml"
+    text = f"kind: sft\nmodel: {tiny_model}\ntemplate: chatml\ndata: [{{source: rows.jsonl}}]\n"
+    recipe.write_text(text)
+    assert cli("check", recipe).code == 2
+    recipe.write_text(text + "filters: {structure: true}\n")
+    ran = cli("check", recipe)
+    assert (ran.code, "1 row broken" in ran.out) == (0, True), ran.err
