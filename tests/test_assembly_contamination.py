@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smolalign.data.assembly import contamination
 from smolalign.data.assembly.contamination import Hit, Question, build_index, find, load_index, read_questions
-from smolalign.data.assembly.words import ngram_hashes, word_hashes, words_of
+from smolalign.data.assembly.words import word_hashes, words_of
 from smolalign.errors import UserError
 from smolalign.recipe.schema import Benchmark
 
@@ -65,6 +67,38 @@ def test_what_over_ten_questions_of_a_set_share_is_its_way_of_asking() -> None:
     assert list(find(index, texts, word_hashes(texts), [[], []])) == [1]
 
 
+def test_a_question_that_stands_there_many_times_is_one_question() -> None:
+    index = build_index([Question("b", f"q:{n}", QUESTION, QUESTION) for n in range(20)], 13)
+    found = find(index, [QUESTION, ""], word_hashes([QUESTION, ""]), [[], [QUESTION]])
+    assert {row: (hit.question_origin, hit.how) for row, hit in found.items()} == {
+        0: ("q:0", "13-gram"),
+        1: ("q:0", "prompt"),
+    }
+
+
+@pytest.mark.parametrize(("questions", "expected"), [(10, [0]), (11, [])])
+def test_a_prompt_that_over_ten_questions_of_a_set_share_is_its_way_of_asking(
+    questions: int, expected: list[int]
+) -> None:
+    ask = "Translate into French:"
+    shared = [Question("b", f"q:{n}", f"{ask}\nword{n}", ask) for n in range(questions)]
+    assert list(find(build_index(shared, 13), [ask], word_hashes([ask]), [[ask]])) == expected
+
+
+def test_sets_do_not_make_each_other_s_runs_a_way_of_asking() -> None:
+    index = build_index([Question(f"b{n}", "q", f"{QUESTION} {n}", "") for n in range(20)], 13)
+    assert [hit.benchmark for hit in find(index, [QUESTION], word_hashes([QUESTION]), [[]]).values()] == ["b0"]
+
+
+def test_nothing_overlaps_with_no_questions() -> None:
+    assert not find(build_index([], 13), [QUESTION], word_hashes([QUESTION]), [[QUESTION]])
+
+
+def test_questions_with_any_characters_are_saved(tmp_path: Path) -> None:
+    build_index([Question("b", "q", "a \ud800 \u4f60 \u2028", "\udfff")], 13).save(tmp_path / "index")
+    assert load_index(tmp_path / "index").questions == [Question("b", "q", "a \ud800 \u4f60 \u2028", "\udfff")]
+
+
 def test_an_index_is_the_same_after_saving(tmp_path: Path) -> None:
     INDEX.save(tmp_path / "index")
     found = load_index(tmp_path / "index")
@@ -73,23 +107,88 @@ def test_an_index_is_the_same_after_saving(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
+def read(folder: Path, *records: dict[str, object], columns: list[str] | None = None) -> list[Question]:
+    file = folder / "bench.jsonl"
+    file.write_text("\n".join(map(json.dumps, records)))
+    return read_questions(Benchmark(source=str(file), columns=columns or []))
+
+
+TURN = {"role": "user", "content": "hi"}
+
+
 @pytest.mark.parametrize(
-    ("record", "columns", "prompt"),
+    ("record", "columns", "prompt", "text"),
     [
-        ({"question": "q", "answer": "a"}, [], "q"),
-        ({"turns": ["first", "second"]}, [], "first"),
-        ({"messages": [{"role": "user", "content": "hi"}]}, [], "hi"),
-        ({"ctx": "a man", "label": 1}, [], "a man"),
-        ({"doc": {"q": "deep"}, "a": "too"}, ["doc.q", "a"], "deep"),
+        ({"key": 1000, "prompt": "Write.", "kwargs": [{}]}, [], "Write.", "Write."),  # IFEval
+        ({"question": "How many?", "answer": "#### 3"}, [], "How many?", "How many?"),  # GSM8K
+        ({"category": "math", "turns": ["first", "second"]}, [], "first", "first\nsecond"),  # MT-Bench
+        ({"prompt": ["first", "second"], "prompt_id": 1}, [], "first", "first\nsecond"),  # MT-Bench on the Hub
+        ({"ind": 3, "ctx": "A man", "endings": ["sits", "runs"]}, [], "A man", "A man"),  # HellaSwag
+        ({"question": "Why?", "choices": {"text": ["a", "b"], "label": ["A", "B"]}}, [], "Why?", "Why?"),  # ARC
+        ({"goal": "To boil", "sol1": "heat"}, [], "To boil", "To boil"),  # PIQA
+        ({"question": "Why?", "choices": ["x", "y"]}, ["question", "choices"], "Why?", "Why?\nx\ny"),  # MMLU
+        ({"task_id": "HumanEval/0", "prompt": "def f():\n"}, [], "def f():", "def f():"),  # HumanEval
+        ({"messages": [TURN]}, [], "hi", "hi"),
+        ({"messages": [{"role": "system", "content": "Be nice."}, TURN]}, [], "hi", "hi"),
+        ({"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "hi"}]}, [], "hi", "hi"),
+        ({"turns": [{"content": "hi"}]}, [], "hi", "hi"),
+        ({"prompt": "", "question": "hi"}, [], "hi", "hi"),
+        ({"doc": {"q": "deep"}, "a": "too"}, ["doc.q", "a"], "deep", "deep\ntoo"),
+        ({"question": "Why?", "choices": {"text": ["a", "b"]}}, ["question", "choices"], "Why?", "Why?\na\nb"),
+        ({"instruction": "Do.", "input": ""}, ["instruction", "input"], "Do.", "Do."),
+        ({"instruction": None, "input": "this"}, ["instruction", "input"], "", "this"),
     ],
 )
-def test_questions_are_read_from_their_usual_columns(
-    tmp_path: Path, record: dict[str, object], columns: list[str], prompt: str
+def test_questions_are_read_from_their_usual_columns_or_those_named(
+    tmp_path: Path, record: dict[str, object], columns: list[str], prompt: str, text: str
 ) -> None:
-    file = tmp_path / "gsm8k.jsonl"
-    file.write_text(json.dumps(record))
-    [question] = read_questions(Benchmark(source=str(file), columns=columns))
-    assert (question.prompt, question.benchmark) == (prompt, "gsm8k")
+    assert read(tmp_path, record, columns=columns) == [Question("bench", f"{tmp_path / 'bench.jsonl'}:1", text, prompt)]
+
+
+def test_a_record_without_a_question_is_none_to_look_for_but_a_set_without_any_is_an_error(tmp_path: Path) -> None:
+    assert [question.text for question in read(tmp_path, {"prompt": None}, {"prompt": "hi"})] == ["", "hi"]
+    with pytest.raises(UserError, match="no record has a word in label"):
+        read(tmp_path, {"prompt": "hi", "label": 1}, {"prompt": "hi", "label": 0}, columns=["label"])
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "expected"),
+    [
+        (["train.jsonl", "test.jsonl"], None, ["test"]),
+        (["train.jsonl", "test-00000-of-00002.jsonl", "test-00001-of-00002.jsonl"], None, ["test-00000", "test-00001"]),
+        (["train.jsonl", "validation.jsonl"], "validation", ["validation"]),
+        (["ifeval.jsonl", "gsm8k.jsonl"], None, ["gsm8k", "ifeval"]),
+        (["train.jsonl"], None, ["train"]),
+    ],
+)
+def test_of_a_folder_with_splits_the_test_split_is_read(
+    tmp_path: Path, files: list[str], split: str | None, expected: list[str]
+) -> None:
+    for name in files:
+        (tmp_path / name).write_text(json.dumps({"prompt": name.split(".")[0].split("-of")[0]}))
+    found = read_questions(Benchmark(source=str(tmp_path), split=split))
+    assert [question.prompt for question in found] == expected
+
+
+def test_a_folder_whose_held_out_split_has_another_name_is_not_guessed_at(tmp_path: Path) -> None:
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "x"}')
+    with pytest.raises(UserError, match='no split "test"') as error:
+        read_questions(Benchmark(source=str(tmp_path)))
+    assert "train, validation" in str(error.value)
+
+
+def test_of_a_hub_dataset_the_test_split_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def records(source: str, **where: str | None) -> Iterator[tuple[str, dict[str, object]]]:
+        asked.append((source, where))
+        yield "openai/gsm8k#row 1", {"question": "How many?"}
+
+    monkeypatch.setattr(contamination, "read_records", records)
+    [question] = read_questions(Benchmark(source="openai/gsm8k", config="main"))
+    assert asked == [("openai/gsm8k", {"config": "main", "split": "test", "revision": None})]
+    assert question == Question("gsm8k", "openai/gsm8k#row 1", "How many?", "How many?")
 
 
 def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
@@ -97,11 +196,3 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
     for columns in ([], ["c"]):
         with pytest.raises(UserError, match=r"b.jsonl:1: .*\(columns: a, b\)"):
             read_questions(Benchmark(source=str(tmp_path / "b.jsonl"), columns=columns))
-
-
-def test_hashes_of_runs_stay_within_their_text_and_are_equal_wherever_they_stand() -> None:
-    found = ngram_hashes(word_hashes(["a b c d", "x b c d", "", "b c"]), 3)
-    assert [len(found.of(text)) for text in range(4)] == [2, 2, 0, 0]
-    assert found.of(0)[1] == found.of(1)[1]
-    assert len(set(found.values.tolist())) == 3
-    assert words_of("你好 Welt, Ça-va?") == ["你", "好", "welt", "ça", "va"]

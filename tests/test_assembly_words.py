@@ -71,9 +71,9 @@ def test_texts_made_of_several_have_the_hashes_of_their_words_in_a_row() -> None
 
 
 def test_runs_of_a_part_of_the_texts_are_those_of_these_texts() -> None:
-    words = word_hashes(["a b c", "d e f g", "h i j"])
-    part = Hashes(words.values, words.offsets[1:3])
-    assert ngram_hashes(part, 3).values.tolist() == ngram_hashes(word_hashes(["d e f g"]), 3).values.tolist()
+    words = word_hashes(["a b c", "d e f g", "h i j", "k l m"])
+    part = Hashes(words.values, words.offsets[1:4])
+    assert ngram_hashes(part, 3).values.tolist() == ngram_hashes(word_hashes(["d e f g", "h i j"]), 3).values.tolist()
 
 
 def test_no_texts_have_no_hashes() -> None:

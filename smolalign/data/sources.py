@@ -85,13 +85,23 @@ def _listed(folder: Path) -> list[Path]:
     return structured or [f for f in files if f.suffix.lower() == ".txt"]
 
 
-def _of_split(folder: Path, files: list[Path], split: str | None) -> list[Path]:
+def splits_in(folder: Path) -> list[str]:
+    """The splits that the data files of a folder are named after."""
+    return list(_by_split(_listed(folder) or _listed(folder / "data")))
+
+
+def _by_split(files: list[Path]) -> dict[str, list[Path]]:
     by_split: dict[str, list[Path]] = {}
     for file in files:
         found = _SPLIT_FILE.match(file.stem)
         name = found["split"] if found else ""
         if name.split("_")[0] in ("train", *_HELD_OUT):
             by_split.setdefault(name, []).append(file)
+    return by_split
+
+
+def _of_split(folder: Path, files: list[Path], split: str | None) -> list[Path]:
+    by_split = _by_split(files)
     held_out = {file for name, group in by_split.items() if name.split("_")[0] in _HELD_OUT for file in group}
     chosen = [file for file in files if file not in held_out] if split is None else by_split.get(split, [])
     if not chosen:

@@ -3,6 +3,7 @@ turn that is a question's own words."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 
 from smolalign.data.assembly.words import Hashes, ngram_hashes, normalised, word_hashes, words_of
 from smolalign.data.records import read_records
-from smolalign.data.sources import local_path
+from smolalign.data.sources import local_path, splits_in
 from smolalign.errors import UserError
 from smolalign.recipe.schema import Benchmark
 from smolalign.store import write_text
@@ -23,7 +24,8 @@ from smolalign.store import write_text
 # `question`, MATH `problem`, PIQA `goal`, HellaSwag `ctx`, MT-Bench `turns`.
 _COLUMNS = ("prompt", "question", "problem", "goal", "ctx", "query", "instruction", "turns", "input", "text")
 _TURNS = ("messages", "conversations")
-# A run of words that more questions of a set share is the set's own way of asking, not what it asks.
+_USERS = ("user", "human")
+# A run of words, or a prompt, that more questions of a set share is the set's own way of asking, not what it asks.
 _BOILERPLATE_QUESTIONS = 10
 _TABLE_BITS = 24
 
@@ -51,39 +53,71 @@ class Hit:
 def read_questions(benchmark: Benchmark) -> list[Question]:
     """The questions of an evaluation set.
 
+    Of a Hub dataset, and of a folder whose files are named after splits, the split `test` is read unless another is
+    given. A column may be empty in some records, and hold a list: all its texts count, the first is the prompt. Of a
+    list of turns the first of the user counts.
+
     Raises:
-        UserError: it cannot be read, or its records have no such column.
+        UserError: it cannot be read, a record has no such column, or no record has a word in it.
     """
     path = local_path(benchmark.source)
     name = benchmark.name or (Path(benchmark.source).stem if path else benchmark.source.split("/")[-1])
-    split = benchmark.split or ("test" if path is None else None)
+    split = benchmark.split or _usual_split(path)
     records = read_records(benchmark.source, config=benchmark.config, split=split, revision=benchmark.revision)
-    return [_question(name, origin, record, benchmark.columns) for origin, record in records]
+    questions = [_question(name, origin, record, benchmark.columns) for origin, record in records]
+    if not any(normalised(question.text) for question in questions):
+        columns = ", ".join(benchmark.columns or (*_COLUMNS, *_TURNS))
+        raise UserError(f"no record has a word in {columns}", where=benchmark.source, mend="set its `columns`")
+    return questions
+
+
+def _usual_split(path: Path | None) -> str | None:
+    """`test`, where there are splits; a folder with none but those for training is read whole."""
+    if path is None:
+        return "test"
+    held_out = path.is_dir() and any(not split.startswith("train") for split in splits_in(path))
+    return "test" if held_out else None
 
 
 def _question(name: str, origin: str, record: Mapping[str, Any], columns: Sequence[str]) -> Question:
-    wanted = columns or [next((key for key in (*_COLUMNS, *_TURNS) if _text(record.get(key))), "")]
-    texts = []
-    for column in wanted:
-        value: Any = record
-        for key in column.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if not (text := _text(value)):
-            what = f"no text in column {column!r}" if column else "no column that usually holds a question"
-            raise UserError(f"{what} (columns: {', '.join(record)})", where=origin, mend="set its `columns`")
-        texts.append(text)
-    return Question(name, origin, "\n".join(texts), texts[0])
+    values = [_value(origin, record, column) for column in columns or [_usual_column(origin, record)]]
+    return Question(name, origin, "\n".join(itertools.chain(*values)), values[0][0] if values[0] else "")
 
 
-def _text(value: Any) -> str:
-    """A text, or the first one in a list of texts or of turns."""
+def _usual_column(origin: str, record: Mapping[str, Any]) -> str:
+    """The first column that usually holds a question and has one here, or else is there at all."""
+    there = [column for column in (*_COLUMNS, *_TURNS) if column in record]
+    if not there:
+        raise _no_column("column that usually holds a question", origin, record)
+    return next((column for column in there if _texts(record[column])), there[0])
+
+
+def _value(origin: str, record: Mapping[str, Any], column: str) -> list[str]:
+    """The texts in a column, whose name may be a path of keys with dots between them."""
+    value: Any = record
+    for key in column.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            raise _no_column(f"column {column!r}", origin, record)
+        value = value[key]
+    return _texts(value)
+
+
+def _no_column(what: str, origin: str, record: Mapping[str, Any]) -> UserError:
+    return UserError(f"no {what} (columns: {', '.join(record)})", where=origin, mend="set its `columns`")
+
+
+def _texts(value: Any) -> list[str]:
+    """A text, the texts of a list or an object, or of a list of turns the first of the user."""
     if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, Sequence) and value:
-        return _text(value[0])
+        return [text] if (text := value.strip()) else []
     if isinstance(value, Mapping):
-        return _text(value.get("content") or value.get("value"))
-    return ""
+        return _texts(value.get("content") or value.get("value") or value.get("text"))
+    if not isinstance(value, Sequence):
+        return []
+    turns = [turn for turn in value if isinstance(turn, Mapping) and ("role" in turn or "from" in turn)]
+    if turns:
+        return next((_texts(turn) for turn in turns if turn.get("role", turn.get("from")) in _USERS), [])
+    return [text for item in value for text in _texts(item)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +146,7 @@ class Index:
         temporary.mkdir(parents=True)
         np.savez(temporary / "grams.npz", grams=self.grams, owners=self.owners)
         content = {"ngram": self.ngram, "questions": [asdict(question) for question in self.questions]}
-        write_text(temporary / "questions.json", json.dumps(content, ensure_ascii=False))
+        write_text(temporary / "questions.json", json.dumps(content))
         os.replace(temporary, folder)
 
 
@@ -125,27 +159,50 @@ def load_index(folder: Path) -> Index:
 
 
 def build_index(questions: Sequence[Question], ngram: int) -> Index:
-    """Hash the runs of `ngram` words of all questions, without those that over ten questions of a set share."""
+    """Hash the runs of `ngram` words of all questions, without those that over ten different questions of a set share.
+
+    Records with the same words, such as one for each model's answer, are one question: the first of them.
+    """
     hashed = ngram_hashes(word_hashes(question.text for question in questions), ngram)
-    owner = np.repeat(np.arange(len(questions), dtype=np.int32), np.diff(hashed.offsets))
-    names = {name: number for number, name in enumerate(dict.fromkeys(q.benchmark for q in questions))}
-    own_set = np.array([names[question.benchmark] for question in questions], dtype=np.int64)
-    once = np.unique(np.stack([hashed.values, owner.astype(np.uint64)], axis=1), axis=0)
-    of_set = np.stack([once[:, 0], own_set[once[:, 1].astype(np.int64)].astype(np.uint64)], axis=1)
-    _, place, sizes = np.unique(of_set, axis=0, return_inverse=True, return_counts=True)
-    once = once[sizes[place.reshape(-1)] <= _BOILERPLATE_QUESTIONS]
-    grams, first = np.unique(once[:, 0], return_index=True)
-    return _index(ngram, grams, once[first, 1].astype(np.int32), list(questions))
+    same: dict[tuple[str, str], int] = {}
+    first = [same.setdefault((q.benchmark, normalised(q.text)), number) for number, q in enumerate(questions)]
+    owners = np.repeat(np.array(first, dtype=np.int32), np.diff(hashed.offsets))
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(q.benchmark for q in questions))}
+    sets = np.array([numbers[question.benchmark] for question in questions], dtype=np.int32)[owners]
+    order = np.lexsort((owners, sets, hashed.values))
+    grams, owners, sets = hashed.values[order], owners[order], sets[order]
+    once = _changes(grams, owners)
+    grams, owners, sets = grams[once], owners[once], sets[once]
+    group = np.cumsum(_changes(grams, sets)) - 1
+    asked = np.bincount(group)[group] <= _BOILERPLATE_QUESTIONS
+    grams, places = np.unique(grams[asked], return_index=True)
+    return _index(ngram, grams, owners[asked][places], list(questions))
+
+
+def _changes(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """bool, where a pair is another than the one before it."""
+    changes = np.ones(len(left), dtype=bool)
+    changes[1:] = (left[1:] != left[:-1]) | (right[1:] != right[:-1])
+    return changes
 
 
 def _index(ngram: int, grams: np.ndarray, owners: np.ndarray, questions: list[Question]) -> Index:
     table = np.zeros(1 << _TABLE_BITS, dtype=bool)
     table[grams & np.uint64((1 << _TABLE_BITS) - 1)] = True
-    prompts: dict[str, int] = {}
+    return Index(ngram, grams, owners, table, _prompts(questions), questions)
+
+
+def _prompts(questions: Sequence[Question]) -> dict[str, int]:
+    """The first question with each prompt, without prompts that over ten different questions of a set share."""
+    asked: dict[tuple[str, str], dict[str, int]] = {}
     for number, question in enumerate(questions):
-        if key := normalised(question.prompt):
-            prompts.setdefault(key, number)
-    return Index(ngram, grams, owners, table, prompts, questions)
+        if prompt := normalised(question.prompt):
+            asked.setdefault((question.benchmark, prompt), {}).setdefault(normalised(question.text), number)
+    found: dict[str, int] = {}
+    for (_, prompt), texts in asked.items():
+        if len(texts) <= _BOILERPLATE_QUESTIONS:
+            found.setdefault(prompt, next(iter(texts.values())))
+    return found
 
 
 def find(index: Index, texts: Sequence[str], words: Hashes, prompts: Sequence[Sequence[str]]) -> dict[int, Hit]:
