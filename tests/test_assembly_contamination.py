@@ -41,6 +41,27 @@ def test_a_question_too_short_for_a_run_is_found_where_it_is_a_whole_user_turn()
     assert found == {0: Hit("trivia", "q:2", "who wrote faust", "prompt")}
 
 
+def test_of_a_row_that_holds_a_run_and_is_a_prompt_the_run_is_told() -> None:
+    assert hits(QUESTION, prompts=[[SHORT, QUESTION]])[0].how == "13-gram"
+
+
+spoken = st.lists(
+    st.sampled_from(["Who", "WROTE", "faust", "\u0130", "\u03a3\u03a3", "\u4f60", "42", "..?" * 25]), max_size=6
+)
+
+
+@given(spoken, st.lists(spoken, max_size=4), st.sampled_from([" ", ", ", "\n\n" + "-" * 70]))
+@settings(max_examples=300)
+def test_a_prompt_is_found_exactly_where_a_user_turn_has_its_words(
+    asked: list[str], turns: list[list[str]], between: str
+) -> None:
+    index = build_index([Question("b", "q", "", " ".join(asked))], 13)
+    said = [between.join(turn) for turn in [*turns, asked]]
+    for own in (said, said[:-1]):
+        expected = bool(words_of(" ".join(asked))) and any(words_of(t) == words_of(" ".join(asked)) for t in own)
+        assert bool(find(index, [""], word_hashes([""]), [own])) == expected
+
+
 words = st.lists(st.sampled_from(["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]), max_size=40)
 
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from smolalign.data.assembly.bit_table import BitTable, bit_table
 from smolalign.data.assembly.words import Hashes, ngram_hashes, normalised, word_hashes, words_of
 from smolalign.data.records import read_records
 from smolalign.data.sources import local_path, splits_in
@@ -27,7 +28,8 @@ _TURNS = ("messages", "conversations")
 _USERS = ("user", "human")
 # A run of words, or a prompt, that more questions of a set share is the set's own way of asking, not what it asks.
 _BOILERPLATE_QUESTIONS = 10
-_TABLE_BITS = 24
+# What is looked at first of a user turn that may be a question's prompt.
+_START_CHARACTERS, _START_WORDS = 60, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +130,18 @@ class Index:
         ngram: words in a run.
         grams: uint64, sorted hashes of all runs.
         owners: int32, for each of `grams` the first question that has it.
-        table: bool [2^24], which low bits occur among `grams`: most of a row's runs are turned away by it alone.
+        table: of `grams`: almost all of a row's runs are turned away by it alone.
         prompts: number of the question by its normalised prompt.
+        starts: the first words of these.
         questions: all of them.
     """
 
     ngram: int
     grams: np.ndarray
     owners: np.ndarray
-    table: np.ndarray
+    table: BitTable
     prompts: dict[str, int]
+    starts: frozenset[str]
     questions: list[Question]
 
     def save(self, folder: Path) -> None:
@@ -187,9 +191,9 @@ def _changes(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _index(ngram: int, grams: np.ndarray, owners: np.ndarray, questions: list[Question]) -> Index:
-    table = np.zeros(1 << _TABLE_BITS, dtype=bool)
-    table[grams & np.uint64((1 << _TABLE_BITS) - 1)] = True
-    return Index(ngram, grams, owners, table, _prompts(questions), questions)
+    prompts = _prompts(questions)
+    starts = frozenset(_start_of(prompt.split(" ")) for prompt in prompts)
+    return Index(ngram, grams, owners, bit_table(grams), prompts, starts, questions)
 
 
 def _prompts(questions: Sequence[Question]) -> dict[str, int]:
@@ -216,7 +220,7 @@ def find(index: Index, texts: Sequence[str], words: Hashes, prompts: Sequence[Se
     """
     hits: dict[int, Hit] = {}
     grams = ngram_hashes(words, index.ngram)
-    passed = np.flatnonzero(index.table[grams.values & np.uint64((1 << _TABLE_BITS) - 1)])
+    passed = index.table.passed(grams.values)
     where = np.searchsorted(index.grams, grams.values[passed])
     where[where == len(index.grams)] = 0
     met = index.grams[where] == grams.values[passed] if len(index.grams) else np.zeros(len(passed), dtype=bool)
@@ -228,11 +232,23 @@ def find(index: Index, texts: Sequence[str], words: Hashes, prompts: Sequence[Se
             if span := _common_span(words_of(texts[row]), start, words_of(question.text), index.ngram):
                 hits[row] = Hit(question.benchmark, question.origin, " ".join(span), f"{index.ngram}-gram")
     for row, turns in enumerate(prompts):
-        number = next((index.prompts[key] for turn in turns if (key := normalised(turn)) in index.prompts), None)
-        if row not in hits and number is not None:
+        asked = (normalised(turn) for turn in turns if row not in hits and _may_be_prompt(turn, index.starts))
+        number = next((index.prompts[key] for key in asked if key in index.prompts), None)
+        if number is not None:
             question = index.questions[number]
             hits[row] = Hit(question.benchmark, question.origin, normalised(question.prompt), "prompt")
     return hits
+
+
+def _may_be_prompt(turn: str, starts: Set[str]) -> bool:
+    """Whether a turn may be one of the prompts that start so; most long turns are turned away by their first words."""
+    words = words_of(turn[:_START_CHARACTERS])
+    # The last word may go on behind the cut. With fewer words than a start has, the turn itself has to be looked at.
+    return len(words) <= _START_WORDS or _start_of(words) in starts
+
+
+def _start_of(words: Sequence[str]) -> str:
+    return " ".join(words[:_START_WORDS])
 
 
 def _common_span(row: Sequence[str], start: int, question: Sequence[str], ngram: int) -> Sequence[str]:
