@@ -27,7 +27,7 @@ def hits(*texts: str, prompts: list[list[str]] | None = None) -> dict[int, Hit]:
 
 def test_a_run_of_13_words_is_found_whatever_its_case_and_punctuation_and_named_with_its_whole_span() -> None:
     text = "Well: JANET has sixteen ducks -- that lay 'three' eggs a day, how many eggs does she EAT?"
-    span = "janet has sixteen ducks that lay three eggs a day how many eggs does she"
+    span = "JANET has sixteen ducks -- that lay 'three' eggs a day, how many eggs does she"
     assert hits("Nothing here.", text) == {1: Hit("gsm8k", "q:1", span, "13-gram")}
 
 
@@ -37,8 +37,8 @@ def test_a_run_of_12_words_is_not_contamination() -> None:
 
 
 def test_a_question_too_short_for_a_run_is_found_where_it_is_a_whole_user_turn() -> None:
-    found = hits("x", "y", "z", prompts=[["who wrote FAUST"], ["Tell me: who wrote Faust?"], ["", "?!"]])
-    assert found == {0: Hit("trivia", "q:2", "who wrote faust", "prompt")}
+    found = hits("x", "y", "z", prompts=[["x", " who wrote FAUST\n"], ["Tell me: who wrote Faust?"], ["", "?!"]])
+    assert found == {0: Hit("trivia", "q:2", "who wrote FAUST", "prompt")}
 
 
 def test_of_a_row_that_holds_a_run_and_is_a_prompt_the_run_is_told() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smolalign.data.assembly import words as words_module
-from smolalign.data.assembly.words import Hashes, joined, ngram_hashes, normalised, word_hashes, words_of
+from smolalign.data.assembly.words import Hashes, joined, ngram_hashes, normalised, places_of, word_hashes, words_of
 
 alphabet = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=12).map(" ".join)
 
@@ -101,6 +101,15 @@ def test_words_are_runs_of_letters_and_of_unspaced_scripts_single_characters(tex
 @given(st.text(alphabet=st.characters(max_codepoint=127)))
 def test_ascii_is_split_as_all_other_text(text: str) -> None:
     assert words_of(text) == words_of(text + " 你")[:-1]
+
+
+@given(st.text(alphabet=st.one_of(st.characters(exclude_categories=()), st.sampled_from("aB \u0130\u03a3.\u4f60"))))
+def test_the_place_of_a_word_holds_that_word(text: str) -> None:
+    found = [text[start:stop].lower().replace("\u0307", "") for start, stop in places_of(text)]
+    # What stands at a word's end alone is written with another sigma.
+    assert [word.replace("\u03c2", "\u03c3") for word in found] == [
+        word.replace("\u03c2", "\u03c3") for word in words_of(text)
+    ]
 
 
 @given(st.lists(st.text(alphabet=st.characters(exclude_categories=())), max_size=4))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from smolalign.data.assembly.bit_table import BitTable, bit_table
-from smolalign.data.assembly.words import Hashes, ngram_hashes, normalised, word_hashes, words_of
+from smolalign.data.assembly.words import Hashes, ngram_hashes, normalised, places_of, word_hashes, words_of
 from smolalign.data.records import read_records
 from smolalign.data.sources import local_path, splits_in
 from smolalign.errors import UserError
@@ -44,7 +44,8 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A row's overlap with a question: `span` are the words in both, `how` is "n-gram" or "prompt"."""
+    """A row's overlap with a question: `span` are the words in both as the row has them, `how` is "13-gram" (or as many
+    words as a run has) or "prompt"."""
 
     benchmark: str
     question_origin: str
@@ -229,14 +230,16 @@ def find(index: Index, texts: Sequence[str], words: Hashes, prompts: Sequence[Se
         if row not in hits:
             question = index.questions[index.owners[place]]
             start = gram - int(grams.offsets[row])
-            if span := _common_span(words_of(texts[row]), start, words_of(question.text), index.ngram):
-                hits[row] = Hit(question.benchmark, question.origin, " ".join(span), f"{index.ngram}-gram")
+            if common := _common_words(words_of(texts[row]), start, words_of(question.text), index.ngram):
+                places = places_of(texts[row])[common.start : common.stop]
+                span = texts[row][places[0][0] : places[-1][1]]
+                hits[row] = Hit(question.benchmark, question.origin, span, f"{index.ngram}-gram")
     for row, turns in enumerate(prompts):
-        asked = (normalised(turn) for turn in turns if row not in hits and _may_be_prompt(turn, index.starts))
-        number = next((index.prompts[key] for key in asked if key in index.prompts), None)
-        if number is not None:
-            question = index.questions[number]
-            hits[row] = Hit(question.benchmark, question.origin, normalised(question.prompt), "prompt")
+        for turn in turns if row not in hits else ():
+            if _may_be_prompt(turn, index.starts) and (number := index.prompts.get(normalised(turn))) is not None:
+                question = index.questions[number]
+                hits[row] = Hit(question.benchmark, question.origin, turn.strip(), "prompt")
+                break
     return hits
 
 
@@ -251,15 +254,15 @@ def _start_of(words: Sequence[str]) -> str:
     return " ".join(words[:_START_WORDS])
 
 
-def _common_span(row: Sequence[str], start: int, question: Sequence[str], ngram: int) -> Sequence[str]:
-    """The run of words around `row[start]` that stands in both, or nothing if only the hashes agree."""
-    run = list(row[start : start + ngram])
-    at = next((at for at in range(len(question) - ngram + 1) if list(question[at : at + ngram]) == run), None)
+def _common_words(row: Sequence[str], start: int, question: Sequence[str], ngram: int) -> range:
+    """Which words of the row around `row[start]` stand in both, or none if only the hashes agree."""
+    run = row[start : start + ngram]
+    at = next((at for at in range(len(question) - ngram + 1) if question[at : at + ngram] == run), None)
     if at is None:
-        return []
-    first, last = start, start + ngram
-    while first > 0 and at - (start - first) > 0 and row[first - 1] == question[at - (start - first) - 1]:
+        return range(0)
+    first, last, ahead = start, start + ngram, at - start
+    while first > 0 and first + ahead > 0 and row[first - 1] == question[first + ahead - 1]:
         first -= 1
-    while last < len(row) and at + last - start < len(question) and row[last] == question[at + last - start]:
+    while last < len(row) and last + ahead < len(question) and row[last] == question[last + ahead]:
         last += 1
-    return row[first:last]
+    return range(first, last)

@@ -45,6 +45,16 @@ def words_of(text: str) -> list[str]:
     return text.lower().translate(_ASCII).split() if text.isascii() else _WORD.findall(text.lower())
 
 
+def places_of(text: str) -> list[tuple[int, int]]:
+    """Where each of `words_of(text)` starts and stops in the text as it stands."""
+    lowered = text.lower()
+    found = [match.span() for match in _WORD.finditer(lowered)]
+    if len(lowered) == len(text):
+        return found
+    origin = [place for place, character in enumerate(text) for _ in character.lower()]  # One letter may become two.
+    return [(origin[start], origin[stop - 1] + 1) for start, stop in found]
+
+
 def normalised(text: str) -> str:
     """The words of a text with one space between them: equal for texts that differ in case and punctuation only."""
     return " ".join(words_of(text))
