@@ -131,7 +131,7 @@ class Benchmark(Strict):
     config: str | None = None
     """Configuration of a Hub dataset."""
     split: str | None = None
-    """Split, by default `test`."""
+    """Split of a folder or a Hub dataset, by default `test`."""
     revision: str | None = None
     """Branch, tag or commit of a Hub dataset."""
     columns: list[str] = []
