@@ -38,10 +38,14 @@ class UserError(Exception):
 
 
 class RowError(UserError):
-    """What is wrong with a row. `reason` is the same for all rows with that flaw, so that they can be counted."""
+    """What is wrong with a row.
 
-    def __init__(self, reason: str, what: str, *, where: str = "", mend: str = "") -> None:
-        self.reason = reason
+    `reason` is the same for all rows with that flaw, so that they can be counted; `found` is what stands there where no
+    record could be made of it.
+    """
+
+    def __init__(self, reason: str, what: str, *, where: str = "", mend: str = "", found: Any = None) -> None:
+        self.reason, self.found = reason, found
         super().__init__(what, where=where, mend=mend)
 
 

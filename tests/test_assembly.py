@@ -189,6 +189,7 @@ def test_broken_rows_are_set_aside_until_there_are_too_many(run: Assemble, tmp_p
     run({"a": [*good, "{broken", "[1]"]})
     aside = [json.loads(line) for line in (tmp_path / "0" / "rejected.jsonl").read_text().splitlines()]
     assert [Path(one["origin"]).name for one in aside] == ["a.jsonl:301", "a.jsonl:302"]
+    assert [one["record"] for one in aside] == ["{broken", [1]]
     broken = ["{broken"] * 3 + ["[1]"] * 2 + [record("p", "")]
     with pytest.raises(UserError, match=r"6 of 306 rows are broken.*3 × broken JSON.*2 × .*1 × .*is empty") as error:
         run({"a": [*good, *broken]})

@@ -108,6 +108,13 @@ def test_a_filter_drops_under_its_own_name(row: Any, fields: dict[str, Any], exp
         ("As an airline, we fly.", False),
         ("I’m afraid I can’t do that.", True),
         ("You can say: I'm sorry, but I can't come.", False),
+        ("I can't help but smile at that.", False),
+        ("I'm sorry, but I don't have your order number; could you share it?", False),
+        ("As an AI researcher, I cannot overstate this.", False),
+        ("Unfortunately, I cannot assist with that.", True),
+        ("I apologize, but I cannot share that.", True),
+        ("I must decline.", True),
+        ("I'm sorry, but as an AI, I don't have the capability to book flights.", True),
     ],
 )
 def test_refusals_are_told_from_regret(answer: str, refused: bool) -> None:
@@ -164,8 +171,9 @@ def test_a_range_keeps_exactly_what_lies_in_it(low: int, high: int, exchanges: i
 def test_impossible_filters_are_refused() -> None:
     with pytest.raises(UserError, match="no regular expression"):
         require_possible(Filters(regex=["("]), counted=False)
-    with pytest.raises(UserError, match="no language code"):
-        require_possible(Filters(language=["english"]), counted=False)
+    for code in ("english", "xx", "eng"):
+        with pytest.raises(UserError, match="no language that can be told"):
+            require_possible(Filters(language=[code]), counted=False)
     with pytest.raises(UserError, match="needs count_tokens_with"):
         require_possible(Filters(tokens={"max": 9}), counted=False)  # type: ignore[arg-type]
     require_possible(Filters(tokens={"max": 9}, regex=["a"], language=["en"]), counted=True)  # type: ignore[arg-type]

@@ -74,6 +74,12 @@ def test_bands_are_as_wide_as_999_in_1000_pairs_at_the_threshold_allow() -> None
 def test_shingles_are_sets_of_runs_of_words_and_short_texts_are_one() -> None:
     texts = ["a b c d", "A, b! c d.", "a b", "a b c", "", "a b a b a b"]
     found = shingles(word_hashes(texts), 3)
-    assert [len(found.of(text)) for text in range(len(texts))] == [2, 2, 1, 1, 1, 2]
+    assert [len(found.of(text)) for text in range(len(texts))] == [2, 2, 1, 1, 0, 2]
     assert (found.of(0) == found.of(1)).all()
     assert found.of(3)[0] in found.of(0)
+
+
+def test_texts_without_words_are_duplicates_of_nothing() -> None:
+    empty = np.empty(0, dtype=np.uint32)
+    same = np.arange(5, dtype=np.uint32)
+    assert found([empty, same, empty, same, empty], 0.8).tolist() == [-1, -1, -1, 1, -1]

@@ -196,6 +196,7 @@ def _lines(path: Path, part: Part) -> Iterator[tuple[int, str | UserError]]:
                         f"byte 0x{raw[skip + error.start]:02x} at offset {at} is not UTF-8",
                         where=f"{path}:{number}",
                         mend="save the file as UTF-8",
+                        found=raw[skip:].decode(errors="replace").rstrip("\r\n"),
                     ),
                 )
             else:
@@ -225,11 +226,14 @@ def _read_jsonl(path: Path, part: Part) -> Iterator[tuple[str, Record | UserErro
         except JsonProblem as problem:
             looks_listed = number == 1 and text.lstrip().startswith("[")
             mend = "this looks like a JSON list: rename the file to .json" if looks_listed else ""
-            yield where, RowError("broken JSON", _broken(problem, text, problem.column), where=where, mend=mend)
+            yield (
+                where,
+                RowError("broken JSON", _broken(problem, text, problem.column), where=where, mend=mend, found=text),
+            )
             continue
         if not isinstance(value, dict):
             what = f"the line is {_kind(value)}, not an object: {shorten(value)}"
-            yield where, RowError("not an object", what, where=where)
+            yield where, RowError("not an object", what, where=where, found=value)
         else:
             yield where, value
 
@@ -260,7 +264,7 @@ def _read_json(path: Path, part: Part) -> Iterator[tuple[str, Record | UserError
             yield where, record
         else:
             what = f"the row is {_kind(record)}, not an object: {shorten(record)}"
-            yield where, RowError("not an object", what, where=where)
+            yield where, RowError("not an object", what, where=where, found=record)
 
 
 def _listed_records(path: Path, value: Any) -> list[Any]:

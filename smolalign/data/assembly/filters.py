@@ -12,6 +12,7 @@ import numpy as np
 
 from smolalign.data.assembly.calls import call_flaw
 from smolalign.data.assembly.language import language_of, require_languages
+from smolalign.data.assembly.refusals import refusal
 from smolalign.data.assembly.simple import too_hard
 from smolalign.data.assembly.text import said_in, text_of, turns_of
 from smolalign.data.assembly.words import Hashes, ngram_hashes, word_hashes, words_of
@@ -23,16 +24,6 @@ from smolalign.rows import Document, Message, Row
 _REPEATED_WORDS = 10
 # Shorter answers may well say a thing twice.
 _JUDGED_WORDS = 2 * _REPEATED_WORDS
-_APOLOGY = r"(?:i['’]?m|i am|we['’]?re)\s+(?:really |very |so |truly |deeply )?(?:sorry|afraid)[,.]?\s*(?:but|that)?\s*"
-_CANNOT = r"(?:i|we)\s*(?:['’]m|\s+am)?\s*(?:can\s?not|can['’]?t|won['’]?t|unable to|not able to|will not|don['’]?t)"
-_REFUSAL = re.compile(
-    rf"\s*(?:{_APOLOGY}{_CANNOT}\b"
-    rf"|(?:i|we)\s*(?:can\s?not|can['’]?t|won['’]?t|(?:['’]m|am)\s+(?:unable|not able) to)\s+"
-    r"(?:help|assist|provide|comply|fulfil|fulfill|answer|generate|create|engage|support|do that)\b"
-    r"|as an? (?:ai|artificial intelligence|language model|large language model)\b[^.\n]{0,60}"
-    r"(?:can\s?not|can['’]?t|unable|do not|don['’]?t|not able)\b)",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +82,7 @@ def row_drop(row: Row, filters: Filters) -> Drop | None:
             return Drop("turns", str(len(said)))
         if filters.repeated_turns and (twice := _said_twice(said)):
             return Drop("repeated turns", twice)
-        if filters.refusals and (words := _refusal(turns)):
+        if filters.refusals and (words := next(filter(None, map(refusal, _answers(turns))), "")):
             return Drop("refusal", words)
         if filters.tool_calls and (flaw := call_flaw(turns, row.tools)):
             return Drop(*flaw)
@@ -133,6 +124,10 @@ def batch_drops(
     return drops
 
 
+def _answers(turns: Sequence[Message]) -> list[str]:
+    return [turn.content for turn in turns if turn.role == "assistant"]
+
+
 def _said_twice(turns: Sequence[Message]) -> str:
     """A text that one side says twice; short ones such as "Yes." may be."""
     seen: set[tuple[str, str]] = set()
@@ -142,10 +137,6 @@ def _said_twice(turns: Sequence[Message]) -> str:
             return said[1][:100]
         seen.add(said)
     return ""
-
-
-def _refusal(turns: Sequence[Message]) -> str:
-    return next((found[0] for t in turns if t.role == "assistant" and (found := _REFUSAL.match(t.content))), "")
 
 
 def _repetition(rows: Sequence[Row], turns: Hashes) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import re
 from collections.abc import Sequence
@@ -15,11 +16,13 @@ _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 
 
 def require_languages(codes: Sequence[str]) -> None:
-    """Raises UserError where a code is none of ISO 639's, or the library is not installed."""
-    _detector()
+    """Raises UserError where a code is none of the detector's, or the library is not installed."""
+    known = {found["lang"] for found in _detector().detect("a", k=1000, threshold=-1.0)}
     for code in codes:
-        if not re.fullmatch(r"[a-z]{2,3}", code):
-            raise UserError(f"filters.language: {code!r} is no language code", mend="write for example en")
+        if code not in known:
+            close = difflib.get_close_matches(code, known, n=1)
+            mend = f"did you mean {close[0]}?" if close else "write its ISO 639 code, such as en"
+            raise UserError(f"filters.language: {code!r} is no language that can be told", mend=mend)
 
 
 def language_of(text: str) -> str:

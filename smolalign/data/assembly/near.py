@@ -14,6 +14,8 @@ from rensa import RMinHash
 from smolalign.data.assembly.words import Hashes, ngram_hashes
 
 _SEED = 1
+# What rensa gives for each permutation of no shingles.
+_EMPTY = np.uint32(0xFFFFFFFF)
 # A pair at the threshold shares a band with at least this probability.
 _SURE = 0.999
 # Rows whose estimated similarity lies so many standard deviations below the threshold are not compared exactly.
@@ -21,7 +23,8 @@ _SIGMAS = 4.0
 
 
 def shingles(words: Hashes, ngram: int) -> Hashes:
-    """The distinct word n-grams of each text as sorted uint32; a text of fewer words has one, all of its words."""
+    """The distinct word n-grams of each text as sorted uint32; a text of fewer words has one, all of its words, and a
+    text without words none: it is no duplicate of anything."""
     counts = np.diff(words.offsets)
     grams = ngram_hashes(words, ngram)
     each = []
@@ -35,16 +38,13 @@ def shingles(words: Hashes, ngram: int) -> Hashes:
 def _whole(words: Hashes, text: int) -> np.ndarray:
     start, stop = words.offsets[text : text + 2]
     alone = Hashes(words.values[start:stop], np.array([0, stop - start], dtype=np.int64))
-    return ngram_hashes(alone, int(stop - start)).values if stop > start else np.zeros(1, dtype=np.uint64)
+    return ngram_hashes(alone, int(stop - start)).values if stop > start else alone.values
 
 
 def signatures(shingled: Hashes, permutations: int) -> np.ndarray:
-    """MinHash signatures: uint32 [texts, permutations]; every text has at least one shingle."""
-    # rensa permutes 64-bit hashes by multiplying; spread ours over all of their bits.
-    values = shingled.values.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(
-        values, shingled.offsets.astype(np.uint64), permutations, _SEED
-    )
+    """MinHash signatures: uint32 [texts, permutations]; those of texts without shingles are all `_EMPTY`."""
+    values, offsets = shingled.values.astype(np.uint64), shingled.offsets.astype(np.uint64)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(values, offsets, permutations, _SEED)
     return np.array(matrix.to_rows(), dtype=np.uint32).reshape(len(shingled), permutations)
 
 
@@ -106,7 +106,7 @@ def _shared(band: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             hashed = (hashed + column) * np.uint64(0x9E3779B97F4A7C15)
             hashed ^= hashed >> np.uint64(29)
     _, bucket, sizes = np.unique(hashed, return_inverse=True, return_counts=True)
-    members = np.flatnonzero(sizes[bucket] > 1)
+    members = np.flatnonzero((sizes[bucket] > 1) & (band != _EMPTY).any(axis=1))
     return members, bucket[members]
 
 

@@ -79,7 +79,8 @@ def _rows(plan: Plan, own: _Unit, records: Iterator[tuple[str, Any]]) -> Iterato
     choice = own.source.pairs
     for origin, record in records:
         if isinstance(record, UserError):
-            own.rejected.append(_reject(own.tally, origin, record, None))
+            found = record.found if isinstance(record, RowError) else None
+            own.rejected.append(_reject(own.tally, origin, record, found))
             continue
         if drop := column_drop(record, own.filters):
             _count_record(own.tally, drop, origin, record)
@@ -119,7 +120,7 @@ def _count_record(tally: Tally, drop: Drop, origin: str, record: Mapping[str, An
 def _reject(tally: Tally, origin: str, error: UserError, record: Any) -> Rejected:
     tally.take(0)
     tally.drop(BROKEN, 0)
-    tally.show(BROKEN, origin, error.what, "" if record is None else shorten(record, 10_000))
+    tally.show(BROKEN, origin, error.what, record if isinstance(record, str) else shorten(record, 10_000))
     return Rejected(origin, error.reason if isinstance(error, RowError) else "", error.what, record)
 
 
