@@ -25,7 +25,7 @@ from smolalign.chat.template import chat_template
 from smolalign.data.gather import gather_sources
 from smolalign.data.load import load_rows
 from smolalign.model import load_config, load_model, load_tokenizer, save_model
-from smolalign.recipe.schema import DataSource
+from smolalign.recipe.data import DataSource
 from smolalign.rows import Chat, Pair, RowKind, message_to_openai
 
 # What everybody trains with. bf16 is off: TRL's default is slow on many CPUs; checkpointing is off: it is slower still.

@@ -21,8 +21,9 @@ from smolalign.look import (
     tokenizer_to_come,
 )
 from smolalign.pipeline import as_source, resolve_data, resolve_model
+from smolalign.recipe.data import DataSource, Filters
 from smolalign.recipe.load import Recipe
-from smolalign.recipe.schema import AssemblyStep, DataSource, EvalStep, Filters, PretrainStep, TrainStep, TuneStep
+from smolalign.recipe.schema import AssemblyStep, EvalStep, PretrainStep, TrainStep, TuneStep
 from smolalign.rows import RowKind
 
 # Rows of each source that are read, rendered and measured.

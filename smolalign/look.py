@@ -12,8 +12,9 @@ from typing import Any
 from smolalign.data.load import Loaded, load_rows
 from smolalign.errors import UserError
 from smolalign.pipeline import resolve_data, resolve_model
+from smolalign.recipe.data import DataSource
 from smolalign.recipe.load import Recipe
-from smolalign.recipe.schema import DataSource, PretrainStep, SmoltalkStep, Step, TrainStep, TuneStep
+from smolalign.recipe.schema import PretrainStep, SmoltalkStep, Step, TrainStep, TuneStep
 from smolalign.rows import RowKind
 from smolalign.store import read_manifest
 

@@ -19,8 +19,9 @@ from smolalign.data.records import fingerprint_source
 from smolalign.data.sources import data_files
 from smolalign.errors import UserError
 from smolalign.outcome import Outcome
+from smolalign.recipe.data import Benchmark, DataSource
 from smolalign.recipe.load import Recipe, dump_recipe
-from smolalign.recipe.schema import Benchmark, DataSource, EvalStep, Step, TrainStep
+from smolalign.recipe.schema import EvalStep, Step, TrainStep
 from smolalign.report import Reporter, Silent
 from smolalign.store import (
     DATA_VERSION,

@@ -26,8 +26,9 @@ from smolalign.data.gather import source_names
 from smolalign.data.load import load_rows
 from smolalign.errors import UserError
 from smolalign.look import KIND_OF_ROWS
+from smolalign.recipe.data import DataSource, Decontaminate, Deduplicate, Filters
 from smolalign.recipe.load import load_recipe
-from smolalign.recipe.schema import AssemblyStep, DataSource, Decontaminate, Deduplicate, Filters
+from smolalign.recipe.schema import AssemblyStep
 from smolalign.recipe.shipped import find_recipe, shipped_recipes
 from smolalign.report import Silent
 from smolalign.rows import Chat, Message
@@ -287,6 +288,8 @@ def test_sides_that_should_hold_rows_and_sources_without_any_are_told(run: Assem
     ):
         with pytest.raises(UserError, match=message):
             run(files, **fields)
+    with pytest.raises(UserError, match=r"b\.jsonl: (is empty|holds no records)"):
+        run({**files, "b": []}, {"b": {"format": "openai"}})
     with pytest.raises(UserError, match="takes no row"):
         run(files, {"a": {"weight": 0.1}})
 

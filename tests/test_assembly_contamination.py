@@ -14,7 +14,7 @@ from smolalign.data.assembly import contamination
 from smolalign.data.assembly.contamination import Hit, Question, build_index, find, load_index, read_questions
 from smolalign.data.assembly.words import word_hashes, words_of
 from smolalign.errors import UserError
-from smolalign.recipe.schema import Benchmark
+from smolalign.recipe.data import Benchmark
 
 QUESTION = "Janet has sixteen ducks that lay three eggs a day; how many eggs does she sell at the market each week?"
 SHORT = "Who wrote Faust?"

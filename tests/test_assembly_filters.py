@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from smolalign.data.assembly.filters import batch_drops, column_drop, require_possible, row_drop
 from smolalign.errors import UserError
-from smolalign.recipe.schema import Filters
+from smolalign.recipe.data import Filters
 from smolalign.rows import Chat, Document, Message, ToolCall
 
 WEATHER = {

@@ -21,7 +21,7 @@ from smolalign.data.formats.rated import rated_pair, scored_pair
 from smolalign.data.load import load_rows
 from smolalign.data.records import read_records
 from smolalign.errors import UserError
-from smolalign.recipe.schema import PairChoice
+from smolalign.recipe.data import PairChoice
 from smolalign.rows import Message, Pair, Skip
 
 Cli = Callable[..., Ran]

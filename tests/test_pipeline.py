@@ -161,6 +161,8 @@ def test_a_finished_step_leaves_its_manifest_recipe_metrics_and_model_and_no_che
         "step.json",
         "recipe.yaml",
         "metrics.jsonl",
+        "data_report.json",
+        "data_report.html",
         "model",
     }
     manifest: Any = read_manifest(run / "run" / "sft")

@@ -13,8 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smolalign.errors import UserError, UserErrors
+from smolalign.recipe.data import DataSource
 from smolalign.recipe.load import dump_recipe, load_pipeline_steps, load_recipe, recipe_from_options
-from smolalign.recipe.schema import KINDS, DataSource, Lora, SftStep
+from smolalign.recipe.schema import KINDS, Lora, SftStep
 from smolalign.recipe.shipped import RECIPES, copy_recipe, find_recipe, shipped_recipes
 
 Cli = Callable[..., Ran]

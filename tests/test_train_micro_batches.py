@@ -73,3 +73,29 @@ def test_steps_in_parts_end_with_the_same_losses_and_weights(
     assert logged(parts, "grad_norm") == pytest.approx(logged(whole, "grad_norm"), rel=1e-4)
     assert logged(parts, "num_tokens") == logged(whole, "num_tokens")
     assert difference(parts, whole) < 1e-5
+
+
+def test_a_process_with_fewer_parts_computes_as_often_as_the_others_on_tokens_that_are_not_trained_on() -> None:
+    parts = list(split(batch_of([5, 7]), 5))
+    told: list[int] = []
+
+    class OfThree:
+        device = "cpu"
+
+        def gather(self, own: torch.Tensor) -> torch.Tensor:
+            told.extend(own.tolist())
+            return torch.tensor([*own.tolist(), 4])
+
+    class Trainer:
+        accelerator = OfThree()
+
+    both = micro_batches.MicroBatches._as_many_as_others(Trainer(), parts)  # type: ignore[arg-type]
+    assert told == [2]
+    assert len(both) == 4
+    # Gradients are exchanged with the last part, which must be a real one.
+    assert both[2:] == parts
+    for idle in both[:2]:
+        assert idle["input_ids"].shape == (1, 1)
+        assert idle["labels"].tolist() == [[-100]]
+        assert idle["cu_seq_lens_q"].tolist() == [0, 1]
+    assert (parts[0]["labels"] > 0).any()

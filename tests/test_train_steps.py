@@ -77,7 +77,7 @@ def test_what_a_tuning_step_leaves_behind(kind: str, cli: Cli, tiny_model: Path,
     recipe = write_recipe(tmp_path, kind, TUNING[kind](20), trainer=trainer, **fields)
     folder = run(cli, kind, recipe)
     assert {path.name for path in folder.iterdir()} - {".lock"} == {
-        *("model", "data", "recipe.yaml", "metrics.jsonl", "step.json")
+        *("model", "data", "recipe.yaml", "metrics.jsonl", "step.json", "data_report.json", "data_report.html")
     }
     manifest = json.loads((folder / "step.json").read_text(encoding="utf-8"))
     assert (manifest["name"], manifest["kind"], manifest["seed"], manifest["resumed"]) == (kind, kind, 3, False)
@@ -280,3 +280,6 @@ def test_rows_held_out_are_counted_like_those_trained_on_and_fail_the_step_beyon
         lost = counted["held_out"]["by_source"][held_out.name]
         assert (lost["rows"], lost["rows_cut"], lost["tokens_cut"]) == (2, 1, counted["held_out"]["tokens_cut"])
         assert "held_out.jsonl: 1 cut and 0 dropped of 2 rows" in ran.out
+        report = json.loads((tmp_path / "sft" / "data_report.json").read_text(encoding="utf-8"))
+        assert (report["rows_in"], report["rows_train"]) == (8, 8)
+        assert "rows.jsonl" in (tmp_path / "sft" / "data_report.html").read_text(encoding="utf-8")

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from smolalign import processes
 from smolalign.data.load import load_rows
-from smolalign.recipe.schema import AssemblyStep, DataSource
+from smolalign.recipe.data import DataSource
+from smolalign.recipe.schema import AssemblyStep
 from smolalign.report import Reporter, Silent
 from smolalign.rows import RowKind
+from smolalign.store import taking_turns, write_json, write_text
 
 if TYPE_CHECKING:
     from smolalign.data.assembly.assemble import Assembled, Assembly
@@ -33,7 +36,18 @@ def gather(step: AssemblyStep, kind: RowKind, folder: Path, report: Reporter) ->
     """
     from smolalign.data.assembly.plan import assembly_of
 
-    return _read(_assembled(assembly_of(step, kind, source_names(step.data)), folder, "rows", report), kind)
+    found = _assembled(assembly_of(step, kind, source_names(step.data)), folder, "rows", report)
+    if processes.is_main():
+        write_report(folder, found.report)
+    return _read(found, kind)
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """Write what became of a step's rows as `data_report.json`, and as a page for people."""
+    from smolalign.data.assembly.page import render_page
+
+    write_json(folder / "data_report.json", report)
+    write_text(folder / "data_report.html", render_page(report, str(folder)))
 
 
 def gather_sources(sources: Sequence[DataSource], kind: RowKind, folder: Path, name: str, seed: int) -> Gathered:
@@ -45,7 +59,6 @@ def gather_sources(sources: Sequence[DataSource], kind: RowKind, folder: Path, n
 
 def _assembled(assembly: Assembly, folder: Path, name: str, report: Reporter) -> Assembled:
     from smolalign.data.assembly.assemble import assemble
-    from smolalign.store import taking_turns
 
     work = folder / "checkpoints" / "assembly" / name
     # Of several processes of a launch the first does the work; the others find it done.

@@ -14,7 +14,7 @@ from smolalign.data.formats.fields import Converted, Record
 from smolalign.data.records import all_records
 from smolalign.data.validate import validate_row
 from smolalign.errors import UserError
-from smolalign.recipe.schema import DataSource
+from smolalign.recipe.data import DataSource
 from smolalign.rows import Chat, Document, Pair, Row, RowKind, Skip
 
 _PLURAL: dict[RowKind, str] = {"document": "texts", "chat": "chats", "pair": "preference pairs"}

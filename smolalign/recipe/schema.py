@@ -4,147 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-PositiveInt = Annotated[int, Field(ge=1)]
+from smolalign.recipe.block import Fraction, PositiveInt, Strict
+from smolalign.recipe.data import DataSource, Decontaminate, Deduplicate, Filters
+
 # A step's name is a folder's name, and stands before a dot in overrides.
 StepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-
-
-class Strict(BaseModel):
-    """A block of a recipe in which an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
-
-
-class Range(Strict):
-    """From `min` to `max`, both included; either may be left out."""
-
-    min: float | None = None
-    """Smallest value that is kept."""
-    max: float | None = None
-    """Largest value that is kept."""
-
-    @model_validator(mode="after")
-    def says_something(self) -> Range:
-        if self.min is None and self.max is None:
-            raise ValueError("give min, max or both")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
-        return self
-
-    def holds(self, value: float) -> bool:
-        """Whether a value lies in the range."""
-        return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
-
-
-class Filters(Strict):
-    """What a row must be to stay. Every row that is dropped is counted under the filter's name."""
-
-    structure: bool = False
-    """Drop chats with an empty turn, turns out of order or no answer at the end, which else are broken rows."""
-    turns: Range | None = None
-    """Number of turns of user and assistant."""
-    words: Range | None = None
-    """Words in all turns."""
-    tokens: Range | None = None
-    """Tokens in all turns; needs `count_tokens_with`."""
-    language: list[str] = []
-    """ISO 639-1 codes of the languages to keep, such as `[en]`."""
-    repeated_turns: bool = False
-    """Drop chats in which a user or the assistant says the same thing twice."""
-    max_repetition: Fraction | None = None
-    """Largest share of an answer's runs of ten words that have stood in it before (after Rae et al. 2021)."""
-    refusals: bool = False
-    """Drop chats in which the assistant refuses, or speaks of itself as a language model that cannot."""
-    tool_calls: bool = False
-    """Drop chats whose calls name no listed tool, miss a required argument or break the tool's JSON schema."""
-    short_and_simple: bool = False
-    """Keep what models below 1B learn from, as smol-smoltalk does: short, no tools, no advanced mathematics."""
-    columns: dict[str, Range | list[str | int | bool]] = {}
-    """Columns of the record, dotted where nested, and what they must hold: a range, or a list of the values to keep."""
-    regex: list[str] = []
-    """Drop rows in which one of these is found, in any turn."""
-
-
-class PairChoice(Strict):
-    """Which answers of a record with several rated ones become a pair."""
-
-    rejected: Literal["worst", "random"] = "worst"
-    """Against the best answer: the worst one, or any other."""
-    score: Literal["auto", "overall", "fine_grained"] = "auto"
-    """Overall score or mean of the fine-grained ratings; `auto` is the first of them that rates most answers."""
-    min_margin: Annotated[float, Field(ge=0)] = 0.0
-    """Smallest difference between both scores; ties are always dropped."""
-    length_balanced: bool = False
-    """Drop pairs at random until the chosen answer is the longer one as often as the shorter one."""
-
-
-class DataSource(Strict):
-    """One source of rows."""
-
-    source: str
-    """`@step`, a file (.jsonl, .json, .parquet, .txt), a folder of them, or a dataset on the Hub (`owner/name`)."""
-    format: str = "auto"
-    """The layout of its records; `auto` recognises it."""
-    config: str | None = None
-    """Configuration of a Hub dataset."""
-    split: str | None = None
-    """Split of a Hub dataset (default `train`) or of a step's rows (`train` or `test`)."""
-    revision: str | None = None
-    """Branch, tag or commit of a Hub dataset."""
-    weight: Annotated[float, Field(gt=0)] | None = None
-    """How often its rows are seen: 0.25 is a random quarter of them, 2 is every row twice."""
-    max_rows: PositiveInt | None = None
-    """At most this many of its rows, taken at random."""
-    repeat: PositiveInt = 1
-    """How many times each row that was drawn is seen."""
-    priority: int = 0
-    """Of duplicates, the row of the highest priority stays; of equal ones that of the source listed first."""
-    filters: Filters | None = None
-    """Filters of this source, in place of the step's."""
-    pairs: PairChoice = PairChoice()
-    """Which answers of records with several rated ones, such as raw UltraFeedback's, are compared."""
-
-
-class Deduplicate(Strict):
-    """Removal of rows that stand there already."""
-
-    near: Annotated[float, Field(gt=0, lt=1)] | None = 0.8
-    """Jaccard similarity of word n-grams from which two rows are duplicates; `null`: only equal rows are."""
-    text: Literal["conversation", "user"] = "conversation"
-    """What is compared: all turns, or the user's alone."""
-    ngram: PositiveInt = 5
-    """Words in an n-gram."""
-    permutations: Annotated[int, Field(ge=16, le=1024)] = 128
-    """Length of the MinHash signatures."""
-
-
-class Benchmark(Strict):
-    """Questions that no row may hold."""
-
-    source: str
-    """A file, a folder of files, or a dataset on the Hub."""
-    name: str | None = None
-    """What reports call it; by default the source's own name."""
-    config: str | None = None
-    """Configuration of a Hub dataset."""
-    split: str | None = None
-    """Split of a folder or a Hub dataset, by default `test`."""
-    revision: str | None = None
-    """Branch, tag or commit of a Hub dataset."""
-    columns: list[str] = []
-    """Columns that hold the text; by default the first of the usual names for a question or a prompt."""
-
-
-class Decontaminate(Strict):
-    """Removal of rows that overlap with evaluation sets."""
-
-    against: Annotated[list[Benchmark], Field(min_length=1)]
-    """The evaluation sets."""
-    ngram: Annotated[int, Field(ge=5)] = 13
-    """Words in a run that must not occur in both (Brown et al. 2020 took 13)."""
 
 
 class Lora(Strict):
@@ -259,7 +125,7 @@ class AssemblyStep(Step):
 class TrainStep(AssemblyStep):
     """What every training step has."""
 
-    eval_data: list[DataSource] = []
+    eval_data: list[DataSource] = Field(default_factory=list)
     """Rows to measure on, never trained on."""
     max_length: Annotated[int, Field(ge=8)] = 2048
     """Longest row in tokens; what is longer is cut at its end, and counted."""
@@ -267,7 +133,7 @@ class TrainStep(AssemblyStep):
     """Largest share of rows that may be cut or dropped for their length before the step fails."""
     compute: Compute = Compute()
     """How the arithmetic is done."""
-    trainer: dict[str, Any] = {}
+    trainer: dict[str, Any] = Field(default_factory=dict)
     """Fields of TRL's own configuration, by their own names."""
 
 
@@ -277,7 +143,7 @@ class PretrainStep(TrainStep):
     kind: Literal["pretrain"]
     tokenizer: Tokenizer = Tokenizer()
     """The tokenizer to train."""
-    tokenizer_data: list[DataSource] = []
+    tokenizer_data: list[DataSource] = Field(default_factory=list)
     """Further rows, chats included, for the tokenizer alone."""
     architecture: Architecture = Architecture()
     """The model to train."""
@@ -346,7 +212,7 @@ class EvalTask(Strict):
     """For `preference`: the model against which the reward is measured, one of `models`."""
     max_words: PositiveInt | None = None
     """For `style`: a reply of more words is too long."""
-    unwanted: list[str] = []
+    unwanted: list[str] = Field(default_factory=list)
     """For `style`: phrases that no reply should hold."""
 
 
@@ -357,7 +223,7 @@ class ShowcasePrompt(Strict):
     """The user's turn."""
     system: str | None = None
     """A system turn before it."""
-    tools: list[dict[str, Any]] = []
+    tools: list[dict[str, Any]] = Field(default_factory=list)
     """JSON schemas of the tools on offer."""
 
 
@@ -373,7 +239,7 @@ class EvalStep(Step):
     """Chat template to prompt with; `model` uses each model's own."""
     batch_size: PositiveInt = 64
     """Rows generated or scored at once."""
-    showcase: list[ShowcasePrompt] = []
+    showcase: list[ShowcasePrompt] = Field(default_factory=list)
     """Prompts that the last model answers for the reader to see."""
 
     @model_validator(mode="after")

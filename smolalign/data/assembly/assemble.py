@@ -21,13 +21,11 @@ from smolalign.data.assembly.staging import Rejected, read_notes
 from smolalign.data.assembly.tokens import Counter as TokenCounter
 from smolalign.data.assembly.tokens import tokenizer_file
 from smolalign.data.assembly.write import Shard, read_shards, save_choice, write_shard
-from smolalign.data.load import source_format
 from smolalign.errors import UserError
 from smolalign.report import Progress, Reporter
 from smolalign.store import digest_json, read_json, write_json, write_text
 
 _INDEX = "benchmarks"
-_FORMATS = "formats.json"
 _REPORT = "report.json"
 # Below that, starting other processes takes longer than the work.
 _ROWS_ALONE = 20_000
@@ -63,10 +61,10 @@ def assemble(
         UserError: a source or benchmark cannot be read, a filter is impossible, more than `max_rejected` of a source's
             records are broken, or no row is left.
     """
-    plan, formats = _planned(assembly, work, report)
-    rows = sum(unit.part.records for unit in plan.units)
-    workers = workers or (1 if rows < _ROWS_ALONE else processes.usable_cores())
-    tasks = [(plan, formats, number, work) for number in range(len(plan.units))]
+    plan = _planned(assembly, work, report)
+    few = sum(unit.rows for unit in plan.units) < _ROWS_ALONE
+    workers = workers or (1 if few else processes.usable_cores())
+    tasks = [(plan, number, work) for number in range(len(plan.units))]
     _work_off("preparing", "parts", prepare_task, tasks, workers, report)
     _set_aside(plan, work, aside)
     if read_shards(work) is None:
@@ -81,40 +79,37 @@ def assemble(
     return Assembled(target, _files(shards, "train"), _files(shards, "test"), found)
 
 
-def _planned(assembly: Assembly, work: Path, report: Reporter) -> tuple[Plan, list[str]]:
-    """The plan, the format of each source, and on disk the index of the benchmarks."""
+def _planned(assembly: Assembly, work: Path, report: Reporter) -> Plan:
+    """The plan, and on disk the index of the benchmarks."""
     for number, name in enumerate(assembly.names):
         if name in assembly.names[:number]:
             raise UserError(f'two sources are named "{name}"', mend="give one source a larger weight or repeat instead")
         require_possible(assembly.filters_of(number), counted=assembly.count_tokens_with is not None)
     plan = make_plan(assembly, work)
-    known = read_json(work / _FORMATS)
-    if known is None:
-        known = {"formats": [source_format(source, assembly.kind) for source in assembly.sources]}
-        write_json(work / _FORMATS, known)
     again = assembly.decontaminate
     if again is not None and not (work / _INDEX).is_dir():
         questions = [question for benchmark in again.against for question in read_questions(benchmark)]
         build_index(questions, again.ngram).save(work / _INDEX)
         report.say(f"benchmarks: {len(questions):,} questions to keep out")
-    return plan, known["formats"]
+    return plan
 
 
-def prepare_task(plan: Plan, formats: Sequence[str], number: int, work: Path) -> None:
+def prepare_task(plan: Plan, number: int, work: Path) -> None:
     """`prepare_unit`, with what it needs loaded once a process."""
-    prepare_unit(plan, formats, number, _means(plan, work), work)
+    prepare_unit(plan, number, _means(plan, work), work)
 
 
 _loaded: dict[str, Means] = {}
 
 
 def _means(plan: Plan, work: Path) -> Means:
-    assembly = plan.assembly
-    key = digest_json([str(work), assembly.count_tokens_with, assembly.decontaminate is not None])
+    index, model = work / _INDEX, plan.assembly.count_tokens_with
+    # By the index's own time, since another run in this process may have had the same folder.
+    key = digest_json([str(index), index.stat().st_mtime_ns if index.exists() else 0, model])
     if key not in _loaded:
         _loaded.clear()
-        counter = TokenCounter(tokenizer_file(assembly.count_tokens_with)) if assembly.count_tokens_with else None
-        _loaded[key] = Means(load_index(work / _INDEX) if assembly.decontaminate else None, counter)
+        counter = TokenCounter(tokenizer_file(model)) if model else None
+        _loaded[key] = Means(load_index(index) if index.exists() else None, counter)
     return _loaded[key]
 
 
@@ -128,16 +123,18 @@ def _work_off(
 def _set_aside(plan: Plan, work: Path, file: Path) -> None:
     """Write the broken records to a file. Raises UserError if too many of a source's records are broken."""
     rows: Counter[int] = Counter()
-    rejected: dict[int, list[Rejected]] = {}
+    rejected: dict[int, list[Rejected]] = {number: [] for number in range(len(plan.assembly.sources))}
     for number, unit in enumerate(plan.units):
         notes = read_notes(work, number)
         rows[unit.source] += notes.tally.rows_in
-        rejected.setdefault(unit.source, []).extend(notes.rejected)
+        rejected[unit.source] += notes.rejected
     if any(rejected.values()):
         write_text(file, "".join(_lines(plan, rejected)))
     most = plan.assembly.max_rejected
     for source, broken in rejected.items():
-        if len(broken) > most * rows[source] or len(broken) == rows[source] > 0:
+        if not rows[source]:
+            raise UserError("holds no records", where=plan.assembly.sources[source].source)
+        if len(broken) > most * rows[source] or len(broken) == rows[source]:
             raise _too_many(plan.assembly.names[source], broken, rows[source], most, file)
 
 

@@ -18,7 +18,7 @@ from smolalign.data.assembly.words import Hashes, ngram_hashes, normalised, plac
 from smolalign.data.records import read_records
 from smolalign.data.sources import local_path, splits_in
 from smolalign.errors import UserError
-from smolalign.recipe.schema import Benchmark
+from smolalign.recipe.data import Benchmark
 from smolalign.store import write_text
 
 # Columns of the usual evaluation sets, the most particular first: IFEval and HumanEval `prompt`, GSM8K and ARC

@@ -18,7 +18,7 @@ from smolalign.data.assembly.text import said_in, text_of, turns_of
 from smolalign.data.assembly.words import Hashes, ngram_hashes, word_hashes, words_of
 from smolalign.data.strict_json import shorten
 from smolalign.errors import UserError
-from smolalign.recipe.schema import Filters, Range
+from smolalign.recipe.data import Filters, Range
 from smolalign.rows import Document, Message, Row
 
 _REPEATED_WORDS = 10

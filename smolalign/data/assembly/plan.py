@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from smolalign.data.load import source_format
 from smolalign.data.records import Part, source_parts
-from smolalign.recipe.schema import AssemblyStep, DataSource, Decontaminate, Deduplicate, Filters
+from smolalign.recipe.data import DataSource, Decontaminate, Deduplicate, Filters
+from smolalign.recipe.schema import AssemblyStep
 from smolalign.rows import RowKind
-from smolalign.store import digest_json, read_json, write_json
+from smolalign.store import read_json, write_json
 
-PLAN = "plan.json"
+_FILE = "plan.json"
 # Rows of a bucket, the stretch of the shuffled whole that is sorted at once.
 _BUCKET_ROWS = 20_000
 # A guess for files whose rows are counted only by reading them.
@@ -47,12 +49,18 @@ class Unit:
     source: int
     part: Part
 
+    @property
+    def rows(self) -> int:
+        """How many records it holds, about."""
+        return self.part.records or Path(self.part.source).stat().st_size // _BYTES_PER_ROW
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An assembly, its units of work, and the number of buckets that rows are dealt into."""
+    """An assembly, the format of each source, the units of work, and the number of buckets that rows are dealt into."""
 
     assembly: Assembly
+    formats: Sequence[str]
     units: Sequence[Unit]
     buckets: int
 
@@ -76,44 +84,29 @@ def assembly_of(step: AssemblyStep, kind: RowKind, names: Sequence[str]) -> Asse
 def make_plan(assembly: Assembly, work: Path) -> Plan:
     """Cut the sources into units, or read how they were cut by a run that was broken off.
 
+    The folder belongs to this assembly alone: a step whose recipe or whose sources' content has changed begins with an
+    empty one.
+
     Raises:
-        UserError: a source is not there, or cannot be read at all.
+        UserError: a source is not there, cannot be read at all, or has no format that the step can use.
     """
-    identity = digest_json(_as_json(assembly))
-    known = read_json(work / PLAN)
-    if known and known["identity"] == identity:
-        return Plan(assembly, [_unit(item) for item in known["units"]], known["buckets"])
+    known = read_json(work / _FILE)
+    if known:
+        return Plan(assembly, known["formats"], [_unit(item) for item in known["units"]], known["buckets"])
+    formats = [source_format(source, assembly.kind) for source in assembly.sources]
     units = [
         Unit(number, part)
         for number, source in enumerate(assembly.sources)
         for part in source_parts(source.source, config=source.config, split=source.split, revision=source.revision)
     ]
-    buckets = max(1, sum(map(_rows_in, units)) // _BUCKET_ROWS)
+    plan = Plan(assembly, formats, units, max(1, sum(unit.rows for unit in units) // _BUCKET_ROWS))
     work.mkdir(parents=True, exist_ok=True)
-    write_json(work / PLAN, {"identity": identity, "buckets": buckets, "units": [asdict(unit) for unit in units]})
-    return Plan(assembly, units, buckets)
-
-
-def _rows_in(unit: Unit) -> int:
-    return unit.part.records or Path(unit.part.source).stat().st_size // _BYTES_PER_ROW
+    write_json(
+        work / _FILE, {"formats": formats, "buckets": plan.buckets, "units": [asdict(unit) for unit in plan.units]}
+    )
+    return plan
 
 
 def _unit(item: dict[str, Any]) -> Unit:
     part = item["part"]
     return Unit(item["source"], Part(**{**part, "hub": tuple(part["hub"]) if part["hub"] else None}))
-
-
-def _as_json(assembly: Assembly) -> dict[str, Any]:
-    """All that shapes the staged rows; the files' content is part of the step's fingerprint, which owns the folder."""
-    blocks = (assembly.filters, assembly.deduplicate, assembly.decontaminate)
-    return {
-        "sources": [source.model_dump(mode="json") for source in assembly.sources],
-        "blocks": [block.model_dump(mode="json") if block else None for block in blocks],
-        "rest": [
-            assembly.kind,
-            assembly.seed,
-            assembly.count_tokens_with,
-            assembly.test_fraction,
-            assembly.max_rejected,
-        ],
-    }

@@ -28,7 +28,7 @@ from smolalign.data.row_files import row_record, row_schema
 from smolalign.data.strict_json import shorten
 from smolalign.data.validate import STRUCTURE, UNKNOWN_TOOL
 from smolalign.errors import RowError, UserError
-from smolalign.recipe.schema import DataSource, Filters
+from smolalign.recipe.data import DataSource, Filters
 from smolalign.rows import Chat, Document, Pair, Row, Skip
 
 _CLASS: dict[str, type] = {"document": Document, "chat": Chat, "pair": Pair}
@@ -59,13 +59,13 @@ class _Unit:
     staged: list[Staged] = field(default_factory=list)
 
 
-def prepare_unit(plan: Plan, formats: Sequence[str], number: int, means: Means, work: Path) -> None:
+def prepare_unit(plan: Plan, number: int, means: Means, work: Path) -> None:
     """Stage the rows of one unit under `work`; nothing is done where they are staged already."""
     if unit_is_staged(work, number):
         return
     assembly, unit = plan.assembly, plan.units[number]
     source = assembly.sources[unit.source]
-    own = _Unit(source, assembly.names[unit.source], assembly.filters_of(unit.source), formats[unit.source])
+    own = _Unit(source, assembly.names[unit.source], assembly.filters_of(unit.source), plan.formats[unit.source])
     own.tally.format = own.format
     for batch in _batches(_rows(plan, own, read_part(unit.part))):
         _take_batch(plan, own, batch, means)

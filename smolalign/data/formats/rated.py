@@ -11,7 +11,7 @@ from smolalign.data.formats.fields import Converted, Record, list_of, number_of,
 from smolalign.data.formats.preference import pair_or_skip
 from smolalign.data.strict_json import shorten
 from smolalign.errors import UserError
-from smolalign.recipe.schema import PairChoice
+from smolalign.recipe.data import PairChoice
 from smolalign.rows import Message, Pair, Skip
 
 TIE, BELOW_MARGIN = Skip("tie"), Skip("margin below min_margin")
