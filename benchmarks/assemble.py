@@ -83,20 +83,22 @@ def print_comparison(kept: Path, scratch: Path, rows: int, repeats: int, only: s
             run, left = contenders[name](data, scratch / name)
             runs[name].append(run)
             scores[name] = score(data, rows, left)
-    print("| | rows/s | seconds | peak memory | without mapped files | " + " | ".join(REMOVED), end="")
-    print(" | false removals | of lookalikes |\n|" + "---|" * (7 + len(REMOVED)))
+    print("| | rows/s | seconds | CPU seconds | peak memory | without mapped files | " + " | ".join(REMOVED), end="")
+    print(" | false removals | of lookalikes |\n|" + "---|" * (8 + len(REMOVED)))
     for name, own in runs.items():
         print(f"| {names[name]} | {_cells(rows, own, scores[name])} |")
     if not only:
-        speed, memory, own_memory = (
+        speed, work, memory, own_memory = (
             statistics.median(getattr(a, field) / getattr(b, field) for a, b in zip(runs[x], runs[y], strict=True))
             for field, x, y in (
                 ("seconds", "plain", "ours"),
+                ("cpu_seconds", "plain", "ours"),
                 ("peak_bytes", "ours", "plain"),
                 ("peak_own_bytes", "ours", "plain"),
             )
         )
-        print(f"\n{speed:.1f} times the rows/s, {memory:.2f} of the memory ({own_memory:.2f} without mapped files)")
+        print(f"\n{speed:.1f} times the rows/s ({work:.1f} times for the same CPU seconds), ", end="")
+        print(f"{memory:.2f} of the memory ({own_memory:.2f} without mapped files)")
     if "plain" in runs:
         print_stages([json.loads(run.output) for run in runs["plain"]])
 
@@ -108,7 +110,7 @@ def print_stages(runs: list[dict[str, float]]) -> None:
 
 
 def print_scale(kept: Path, scratch: Path, sizes: list[int]) -> None:
-    print("| rows | seconds | rows/s | peak memory | without mapped files |\n|---|---|---|---|---|")
+    print("| rows | seconds | rows/s | CPU seconds | peak memory | without mapped files |\n|---|---|---|---|---|---|")
     for rows in sizes:
         run, _ = ours(conversations(kept, rows), scratch / "ours")
         print(f"| {rows:,} | {_speed_and_memory(rows, [run], rate_first=False)} |", flush=True)
@@ -177,9 +179,11 @@ def _cells(rows: int, runs: list[Watched], found: Score) -> str:
 
 def _speed_and_memory(rows: int, runs: list[Watched], *, rate_first: bool = True) -> str:
     seconds = statistics.median(run.seconds for run in runs)
+    work = statistics.median(run.cpu_seconds for run in runs)
     times = [f"{rows / seconds:,.0f}", f"{seconds:.1f}"]
     memory = [statistics.median(getattr(run, field) for run in runs) for field in ("peak_bytes", "peak_own_bytes")]
-    return " | ".join([*(times if rate_first else times[::-1]), *(f"{one / 1e9:.2f} GB" for one in memory)])
+    times = [*(times if rate_first else times[::-1]), f"{work:.1f}"]
+    return " | ".join([*times, *(f"{one / 1e9:.2f} GB" for one in memory)])
 
 
 def _processor() -> str:

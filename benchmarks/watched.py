@@ -18,10 +18,12 @@ _PAUSE = 20
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """Seconds from start to end; the most bytes that all processes held at once, and the most of them that were no
-    mapped files, which the system can take back; what was printed."""
+    """Seconds from start to end; seconds of work on all cores, which other programs beside it hardly change; the most
+    bytes that all processes held at once, and the most of them that were no mapped files, which the system can take
+    back; what was printed."""
 
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
     peak_own_bytes: int
     output: str
@@ -40,25 +42,29 @@ def watched(command: list[str], scratch: Path) -> Watched:
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         began = time.monotonic()
         process = subprocess.Popen(command, stdout=output, stderr=errors, env=environment)
-        watcher = threading.Thread(target=_watch, args=(process, peaks))
+        ended = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(process.pid, ended, peaks))
         watcher.start()
-        process.wait()
+        _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        ended.set()
         watcher.join()
         output.seek(0)
         errors.seek(0)
         if process.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{(output.read() + errors.read())[-2000:]}")
-        return Watched(seconds, peaks[0], peaks[1], output.read())
+        return Watched(seconds, usage.ru_utime + usage.ru_stime, peaks[0], peaks[1], output.read())
 
 
-def _watch(process: subprocess.Popen[bytes], peaks: list[int]) -> None:
-    while process.poll() is None:
+def _watch(root: int, ended: threading.Event, peaks: list[int]) -> None:
+    pause = 0.0
+    while not ended.wait(pause):
         began = time.monotonic()
-        held = [_held(pid) for pid in _tree(process.pid)]
+        held = [_held(pid) for pid in _tree(root)]
         for kind in range(2):
             peaks[kind] = max(peaks[kind], sum(one[kind] for one in held))
-        time.sleep(_PAUSE * (time.monotonic() - began))
+        pause = _PAUSE * (time.monotonic() - began)
 
 
 def _tree(root: int) -> list[int]:
