@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smolalign.data.formats.fields import ORIGIN_COLUMN
 from smolalign.data.strict_json import dump
-from smolalign.rows import Chat, Document, Message, Pair, Row
+from smolalign.rows import Chat, Document, Message, Pair, Row, ToolCall
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,23 +27,20 @@ def write_rows(rows: Iterable[Row], path: Path) -> int:
     `chosen`, `rejected`, `tools`, `score_chosen`, `score_rejected`; documents `text`; all `_origin`.
     Raises ValueError if there are no rows, TypeError if their kinds differ.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     stream = iter(rows)
     first = next(stream, None)
     if first is None:
         raise ValueError(f"no rows to write to {path}")
-    schema = row_schema(type(first))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
     try:
-        with pq.ParquetWriter(temporary, schema) as writer:
+        with pq.ParquetWriter(temporary, rows_table([], type(first)).schema) as writer:
             for group in _groups(itertools.chain([first], stream)):
                 count += len(group)
-                records = [row_record(row, type(first)) for row in group]
-                writer.write_table(pa.Table.from_pylist(records, schema=schema))
+                writer.write_table(rows_table(group, type(first)))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -62,53 +59,55 @@ def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield group
 
 
-def row_schema(kind: type) -> pa.Schema:
-    """The columns of rows of a class; see `write_rows`."""
+def rows_table(rows: Sequence[Any], kind: type[Row]) -> pa.Table:
+    """Rows as the columns that `write_rows` tells of, built column by column: a dict a row takes twice as long.
+
+    Raises TypeError if one is not of the class.
+    """
     import pyarrow as pa
 
-    text = pa.string()
-    message = pa.struct([("role", text), ("content", text), ("tool_calls", text)])
-    columns: dict[type, list[tuple[str, pa.DataType]]] = {
-        Document: [("text", text)],
-        Chat: [("messages", pa.list_(message)), ("tools", text)],
-        Pair: [
-            ("prompt", pa.list_(message)),
-            ("chosen", message),
-            ("rejected", message),
-            ("tools", text),
-            ("score_chosen", pa.float64()),
-            ("score_rejected", pa.float64()),
-        ],
-    }
-    return pa.schema([*columns[kind], (ORIGIN_COLUMN, text)])
+    for row in rows:
+        if type(row) is not kind:
+            raise TypeError(f"rows of two kinds in one file: {kind.__name__} and {type(row).__name__}")
+    columns: dict[str, Any] = {}
+    if kind is Document:
+        columns["text"] = _texts([row.text for row in rows])
+    elif kind is Chat:
+        columns["messages"] = _conversations([row.messages for row in rows])
+    else:
+        columns["prompt"] = _conversations([row.prompt for row in rows])
+        columns["chosen"] = _messages([row.chosen for row in rows])
+        columns["rejected"] = _messages([row.rejected for row in rows])
+    if kind is not Document:
+        columns["tools"] = _texts([dump(list(row.tools)) if row.tools else None for row in rows])
+    if kind is Pair:
+        columns["score_chosen"] = pa.array([row.score_chosen for row in rows], pa.float64())
+        columns["score_rejected"] = pa.array([row.score_rejected for row in rows], pa.float64())
+    return pa.table({**columns, ORIGIN_COLUMN: _texts([row.origin for row in rows])})
 
 
-def row_record(row: Row, kind: type) -> dict[str, Any]:
-    """A row as the columns of `row_schema`. Raises TypeError if it is of another class."""
-    if type(row) is not kind:
-        raise TypeError(f"rows of two kinds in one file: {kind.__name__} and {type(row).__name__}")
-    match row:
-        case Document():
-            record: dict[str, Any] = {"text": row.text}
-        case Chat():
-            record = {"messages": [_message(message) for message in row.messages], "tools": _tools(row.tools)}
-        case Pair():
-            record = {
-                "prompt": [_message(message) for message in row.prompt],
-                "chosen": _message(row.chosen),
-                "rejected": _message(row.rejected),
-                "tools": _tools(row.tools),
-                "score_chosen": row.score_chosen,
-                "score_rejected": row.score_rejected,
-            }
-    return {**record, ORIGIN_COLUMN: row.origin}
+def _conversations(all_turns: Sequence[Sequence[Message]]) -> pa.Array:
+    import pyarrow as pa
+
+    ends = itertools.accumulate(map(len, all_turns), initial=0)
+    messages = _messages([turn for turns in all_turns for turn in turns])
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), messages)
 
 
-def _message(message: Message) -> dict[str, Any]:
-    calls = message.tool_calls
-    listed = None if calls is None else dump([{"name": call.name, "arguments": call.arguments} for call in calls])
-    return {"role": message.role, "content": message.content, "tool_calls": listed}
+def _messages(turns: Sequence[Message]) -> pa.Array:
+    import pyarrow as pa
+
+    roles = _texts([turn.role for turn in turns])
+    contents = _texts([turn.content for turn in turns])
+    calls = _texts([None if turn.tool_calls is None else _calls(turn.tool_calls) for turn in turns])
+    return pa.StructArray.from_arrays([roles, contents, calls], ["role", "content", "tool_calls"])
 
 
-def _tools(tools: Sequence[Mapping[str, Any]]) -> str | None:
-    return dump(list(tools)) if tools else None
+def _calls(calls: Sequence[ToolCall]) -> str:
+    return dump([{"name": call.name, "arguments": call.arguments} for call in calls])
+
+
+def _texts(texts: Sequence[str | None]) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.array(texts, pa.string())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,7 @@ from smolalign.data.assembly.language import language_of, require_languages
 from smolalign.data.assembly.refusals import refusal
 from smolalign.data.assembly.simple import too_hard
 from smolalign.data.assembly.text import said_in, text_of, turns_of
-from smolalign.data.assembly.words import Hashes, ngram_hashes, word_hashes, words_of
+from smolalign.data.assembly.words import Hashes, distinct, ngram_hashes, word_hashes, words_of
 from smolalign.data.strict_json import shorten
 from smolalign.errors import UserError
 from smolalign.recipe.data import Filters, Range
@@ -141,18 +143,17 @@ def _said_twice(turns: Sequence[Message]) -> str:
 
 def _repetition(rows: Sequence[Row], turns: Hashes) -> list[float]:
     """Of each row's most repetitive answer, the share of its runs of ten words that have stood in it before."""
-    judged = [
-        (number, turn.role == "assistant" or isinstance(row, Document))
-        for number, row in enumerate(rows)
-        for turn in turns_of(row)
-    ]
     grams = ngram_hashes(turns, _REPEATED_WORDS)
-    lengths = np.diff(turns.offsets)
+    counts = np.diff(grams.offsets)
+    again = 1 - np.diff(distinct(grams).offsets) / np.maximum(counts, 1)
+    again[np.diff(turns.offsets) < _JUDGED_WORDS] = 0
+    starts = [0, *itertools.accumulate(len(turns_of(row)) for row in rows)]
     shares = [0.0] * len(rows)
-    for place, (number, answer) in enumerate(judged):
-        if answer and lengths[place] >= _JUDGED_WORDS:
-            found = grams.of(place)
-            shares[number] = max(shares[number], 1 - len(np.unique(found)) / len(found))
+    for place in np.flatnonzero(again).tolist():
+        number = bisect_right(starts, place) - 1
+        row = rows[number]
+        if isinstance(row, Document) or turns_of(row)[place - starts[number]].role == "assistant":
+            shares[number] = max(shares[number], float(again[place]))
     return shares
 
 

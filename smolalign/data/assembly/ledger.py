@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from smolalign.data.assembly.choose import REASONS, Choice, Rows, examples_of
 from smolalign.data.assembly.plan import Plan
 from smolalign.data.assembly.reasons import EQUAL, NEAR
-from smolalign.data.assembly.staging import read_notes
+from smolalign.data.assembly.staging import read_notes, read_row
 from smolalign.data.assembly.tally import EXAMPLES, LENGTH_EDGES, Tally
 from smolalign.data.formats.fields import ORIGIN_COLUMN
 from smolalign.data.strict_json import shorten
@@ -65,24 +64,11 @@ def _count_choice(plan: Plan, rows: Rows, choice: Choice, tallies: Sequence[Tall
                 continue
             tally.drop(reason, int(tokens[dropped].sum()), int(dropped.sum()))
             for row in examples_of(rows, choice, number, code, -(-EXAMPLES // len(tallies))):
-                record = _staged_record(rows, row, work)
+                record = read_row(work, int(rows.unit[row]), int(rows.place[row]))
                 of = int(choice.duplicate_of[row])
-                other = _staged_record(rows, of, work)[ORIGIN_COLUMN] if of >= 0 else ""
+                other = read_row(work, int(rows.unit[of]), int(rows.place[of]))[ORIGIN_COLUMN] if of >= 0 else ""
                 detail = f"{plan.assembly.names[rows.source[of]]}: {other}" if of >= 0 else ""
                 tally.show(reason, record.pop(ORIGIN_COLUMN), detail, shorten(record, 10_000))
-
-
-def _staged_record(rows: Rows, row: int, work: Path) -> dict[str, Any]:
-    """One row as it was staged."""
-    place = int(rows.place[row])
-    with pq.ParquetFile(work / f"unit-{rows.unit[row]:05}.parquet") as file:
-        for group in range(file.num_row_groups):
-            size = file.metadata.row_group(group).num_rows
-            if place < size:
-                record: dict[str, Any] = file.read_row_group(group).slice(place, 1).to_pylist()[0]
-                return record
-            place -= size
-    raise IndexError(f"unit {rows.unit[row]} has no row {rows.place[row]}")
 
 
 def _source(plan: Plan, number: int, tally: Tally, rows: Rows, choice: Choice) -> dict[str, Any]:

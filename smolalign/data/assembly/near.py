@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from rensa import RMinHash
 
-from smolalign.data.assembly.words import Hashes, ngram_hashes
+from smolalign.data.assembly.words import Hashes, distinct, ngram_hashes
 
 _SEED = 1
 # What rensa gives for each permutation of no shingles.
@@ -25,20 +25,20 @@ _SIGMAS = 4.0
 def shingles(words: Hashes, ngram: int) -> Hashes:
     """The distinct word n-grams of each text as sorted uint32; a text of fewer words has one, all of its words, and a
     text without words none: it is no duplicate of anything."""
-    counts = np.diff(words.offsets)
     grams = ngram_hashes(words, ngram)
-    each = []
-    for text in range(len(words)):
-        found = grams.of(text) if counts[text] >= ngram else _whole(words, text)
-        each.append(np.unique((found >> np.uint64(32)).astype(np.uint32)))
-    offsets = np.concatenate([[0], np.cumsum([len(found) for found in each])]).astype(np.int64)
-    return Hashes(np.concatenate(each) if each else np.empty(0, dtype=np.uint32), offsets)
+    counts = np.diff(grams.offsets)
+    few = np.flatnonzero((np.diff(words.offsets) > 0) & (counts == 0))
+    counts[few] = 1
+    values = np.insert(grams.values, grams.offsets[few], [_whole(words, text) for text in few.tolist()])
+    return distinct(Hashes((values >> np.uint64(32)).astype(np.uint32), np.concatenate([[0], np.cumsum(counts)])))
 
 
-def _whole(words: Hashes, text: int) -> np.ndarray:
+def _whole(words: Hashes, text: int) -> np.uint64:
+    """The hash of all words of a text as one run."""
     start, stop = words.offsets[text : text + 2]
     alone = Hashes(words.values[start:stop], np.array([0, stop - start], dtype=np.int64))
-    return ngram_hashes(alone, int(stop - start)).values if stop > start else alone.values
+    found: np.uint64 = ngram_hashes(alone, int(stop - start)).values[0]
+    return found
 
 
 def signatures(shingled: Hashes, permutations: int) -> np.ndarray:

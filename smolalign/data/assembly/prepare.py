@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from smolalign.data.assembly import near
 from smolalign.data.assembly.contamination import Hit, Index, find
@@ -24,14 +23,14 @@ from smolalign.data.assembly.words import Hashes, joined, word_hashes, words_of
 from smolalign.data.formats.rated import rated_pair, scored_pair
 from smolalign.data.load import convert_record
 from smolalign.data.records import read_part
-from smolalign.data.row_files import row_record, row_schema
+from smolalign.data.row_files import rows_table
 from smolalign.data.strict_json import shorten
 from smolalign.data.validate import STRUCTURE, UNKNOWN_TOOL
 from smolalign.errors import RowError, UserError
 from smolalign.recipe.data import DataSource, Filters
 from smolalign.rows import Chat, Document, Pair, Row, Skip
 
-_CLASS: dict[str, type] = {"document": Document, "chat": Chat, "pair": Pair}
+_CLASS: dict[str, type[Row]] = {"document": Document, "chat": Chat, "pair": Pair}
 # Rows that are hashed together; bounds a worker's memory.
 _BATCH_ROWS = 2000
 _BATCH_CHARACTERS = 8 << 20
@@ -192,8 +191,6 @@ def _select(hashes: Hashes, places: Sequence[int]) -> Hashes:
 def _stage(plan: Plan, rows: Sequence[Row], tokens: Sequence[int], words: Hashes | None) -> Staged:
     """The rows as columns, with all that is needed to choose among them."""
     assembly = plan.assembly
-    kind = _CLASS[assembly.kind]
-    table = pa.Table.from_pylist([row_record(row, kind) for row in rows], schema=row_schema(kind))
     content = [content_hash(row) for row in rows]
     again = assembly.deduplicate
     on_user = again is not None and again.text == "user"
@@ -206,7 +203,7 @@ def _stage(plan: Plan, rows: Sequence[Row], tokens: Sequence[int], words: Hashes
         signatures = near.signatures(shingles, again.permutations)
     longer = [_words_longer(row) for row in rows]
     return Staged(
-        table,
+        rows_table(rows, _CLASS[assembly.kind]),
         np.array(content, dtype=np.uint64),
         np.array(same, dtype=np.uint64),
         np.array([hash_of(first_prompt(row)) for row in rows], dtype=np.uint64),

@@ -1,6 +1,6 @@
 """Prepared rows on disk, unit by unit, until it is known which of them stay.
 
-A unit's rows lie in one Parquet file, those of each bucket in a row group of its own. A bucket is a stretch of the
+A unit's rows lie in one Arrow file, those of each bucket in a record batch of its own. A bucket is a stretch of the
 shuffled whole: its rows have keys from `bucket / buckets` to before `(bucket + 1) / buckets`. What is needed to choose
 lies beside them in NumPy arrays in the same order.
 """
@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from smolalign.data.assembly.plan import Plan
 from smolalign.data.assembly.tally import Tally
 from smolalign.data.assembly.words import Hashes
 from smolalign.store import read_json, write_json
 
+_ROWS = ".arrow"
 _ARRAYS = ("content", "same", "prompt", "key", "tokens", "longer", "index")
 
 
@@ -41,7 +41,7 @@ class Staged:
     """Rows of a batch.
 
     Attributes:
-        table: the rows, in the columns of `row_schema`.
+        table: the rows, as `rows_table` gives them.
         content: uint64 [rows], a hash of all that the row holds.
         same: uint64 [rows], a hash of what makes two rows equal.
         prompt: uint64 [rows], a hash of the first user turn.
@@ -103,15 +103,34 @@ def write_unit(
 
 
 def _write_table(stem: Path, table: pa.Table, bucket: np.ndarray) -> list[int]:
-    """Write the rows, sorted by bucket; returns the bucket of each row group."""
+    """Write the rows, sorted by bucket; returns the bucket of each record batch."""
     buckets, starts = np.unique(bucket, return_index=True)
     ends = [*starts[1:], len(bucket)]
-    temporary = _temporary(stem, ".parquet")
-    with pq.ParquetWriter(temporary, table.schema, compression="zstd", compression_level=1) as writer:
+    temporary = _temporary(stem, _ROWS)
+    with pa.ipc.new_file(temporary, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
         for start, end in zip(starts, ends, strict=True):
-            writer.write_table(table.slice(start, end - start), row_group_size=int(end - start))
-    os.replace(temporary, stem.with_suffix(".parquet"))
+            writer.write_table(table.slice(start, end - start).combine_chunks())
+    os.replace(temporary, stem.with_suffix(_ROWS))
     return [int(number) for number in buckets]
+
+
+def read_bucket(work: Path, number: int, place: int) -> pa.Table:
+    """The rows of a unit in the bucket that stands at `place` in its notes' `groups`."""
+    with pa.memory_map(str(work / f"unit-{number:05}{_ROWS}")) as file:
+        return pa.Table.from_batches([pa.ipc.open_file(file).get_batch(place)])
+
+
+def read_row(work: Path, number: int, place: int) -> dict[str, Any]:
+    """One row of a unit as it was staged, by its place among all of them."""
+    with pa.memory_map(str(work / f"unit-{number:05}{_ROWS}")) as file:
+        batches = pa.ipc.open_file(file)
+        for group in range(batches.num_record_batches):
+            batch = batches.get_batch(group)
+            if place < len(batch):
+                record: dict[str, Any] = batch.slice(place, 1).to_pylist()[0]
+                return record
+            place -= len(batch)
+    raise IndexError(f"unit {number} has {place} rows too few")
 
 
 def _write_signatures(stem: Path, batches: Sequence[Staged], order: np.ndarray) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from smolalign.data.assembly.choose import Choice, Rows
 from smolalign.data.assembly.plan import Plan
-from smolalign.data.assembly.staging import bucket_of, mixed, read_notes
+from smolalign.data.assembly.staging import bucket_of, mixed, read_bucket, read_notes
 from smolalign.data.formats.fields import ORIGIN_COLUMN
 from smolalign.store import read_json, write_json
 
@@ -110,9 +110,7 @@ def _bucket_rows(
             wanted = choice["test"][places] if split == "test" else choice["copies"][places] > copy
             if not wanted.any():
                 continue
-            with pq.ParquetFile(work / f"unit-{number:05}.parquet") as file:
-                table = file.read_row_group(own.index(home))
-            tables.append(table.filter(pa.array(wanted)))
+            tables.append(read_bucket(work, number, own.index(home)).filter(pa.array(wanted)))
             keys.append(mixed(choice["key"][places][wanted], f"copy {copy}"))
     if not tables:
         return None
