@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,18 +11,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smolalign.data.assembly import contamination
-from smolalign.data.assembly.contamination import Hit, Question, build_index, find, load_index, read_questions
+from smolalign.data.assembly.contamination import Hit, Index, Question, build_index, find, load_index, read_questions
 from smolalign.data.assembly.words import word_hashes, words_of
 from smolalign.errors import UserError
 from smolalign.recipe.data import Benchmark
+from smolalign.rows import Chat, Message
 
 QUESTION = "Janet has sixteen ducks that lay three eggs a day; how many eggs does she sell at the market each week?"
 SHORT = "Who wrote Faust?"
 INDEX = build_index([Question("gsm8k", "q:1", QUESTION, QUESTION), Question("trivia", "q:2", SHORT, SHORT)], 13)
 
 
+def look(index: Index, texts: Sequence[str], prompts: Sequence[list[str]] | None = None) -> dict[int, Hit]:
+    """Look for questions in rows of an answer, and of prompts before it."""
+    rows = [
+        Chat((*(Message("user", turn) for turn in asked), Message("assistant", text)))
+        for text, asked in zip(texts, prompts or [[] for _ in texts], strict=True)
+    ]
+    return find(index, rows, word_hashes(turn.content for row in rows for turn in row.messages))
+
+
 def hits(*texts: str, prompts: list[list[str]] | None = None) -> dict[int, Hit]:
-    return find(INDEX, texts, word_hashes(texts), prompts or [[] for _ in texts])
+    return look(INDEX, texts, prompts)
 
 
 def test_a_run_of_13_words_is_found_whatever_its_case_and_punctuation_and_named_with_its_whole_span() -> None:
@@ -59,7 +69,7 @@ def test_a_prompt_is_found_exactly_where_a_user_turn_has_its_words(
     said = [between.join(turn) for turn in [*turns, asked]]
     for own in (said, said[:-1]):
         expected = bool(words_of(" ".join(asked))) and any(words_of(t) == words_of(" ".join(asked)) for t in own)
-        assert bool(find(index, [""], word_hashes([""]), [own])) == expected
+        assert bool(look(index, [""], [own])) == expected
 
 
 words = st.lists(st.sampled_from(["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]), max_size=40)
@@ -78,19 +88,19 @@ def test_what_is_found_is_what_comparing_all_runs_finds(question: list[str], tex
     index = build_index([Question("b", "q", " ".join(question), "")], 5)
     runs = {tuple(question[at : at + 5]) for at in range(len(question) - 4)}
     expected = any(tuple(text[at : at + 5]) in runs for at in range(len(text) - 4))
-    assert bool(find(index, [" ".join(text)], word_hashes([" ".join(text)]), [[]])) == expected
+    assert bool(look(index, [" ".join(text)], [[]])) == expected
 
 
 def test_what_over_ten_questions_of_a_set_share_is_its_way_of_asking() -> None:
     ask = "read the following story with care and then answer the question that comes after it"
     index = build_index([Question("b", f"q:{n}", f"{ask} number {n}", f"p {n}") for n in range(11)], 13)
     texts = [ask, f"{ask} number 7"]
-    assert list(find(index, texts, word_hashes(texts), [[], []])) == [1]
+    assert list(look(index, texts, [[], []])) == [1]
 
 
 def test_a_question_that_stands_there_many_times_is_one_question() -> None:
-    index = build_index([Question("b", f"q:{n}", QUESTION, QUESTION) for n in range(20)], 13)
-    found = find(index, [QUESTION, ""], word_hashes([QUESTION, ""]), [[], [QUESTION]])
+    index = build_index([Question("b", f"q:{n}", text, text) for text in (QUESTION, SHORT) for n in range(20)], 13)
+    found = look(index, [QUESTION, ""], [[], [SHORT]])
     assert {row: (hit.question_origin, hit.how) for row, hit in found.items()} == {
         0: ("q:0", "13-gram"),
         1: ("q:0", "prompt"),
@@ -103,16 +113,16 @@ def test_a_prompt_that_over_ten_questions_of_a_set_share_is_its_way_of_asking(
 ) -> None:
     ask = "Translate into French:"
     shared = [Question("b", f"q:{n}", f"{ask}\nword{n}", ask) for n in range(questions)]
-    assert list(find(build_index(shared, 13), [ask], word_hashes([ask]), [[ask]])) == expected
+    assert list(look(build_index(shared, 13), [ask], [[ask]])) == expected
 
 
 def test_sets_do_not_make_each_other_s_runs_a_way_of_asking() -> None:
     index = build_index([Question(f"b{n}", "q", f"{QUESTION} {n}", "") for n in range(20)], 13)
-    assert [hit.benchmark for hit in find(index, [QUESTION], word_hashes([QUESTION]), [[]]).values()] == ["b0"]
+    assert [hit.benchmark for hit in look(index, [QUESTION], [[]]).values()] == ["b0"]
 
 
 def test_nothing_overlaps_with_no_questions() -> None:
-    assert not find(build_index([], 13), [QUESTION], word_hashes([QUESTION]), [[QUESTION]])
+    assert not look(build_index([], 13), [QUESTION], [[QUESTION]])
 
 
 def test_questions_with_any_characters_are_saved(tmp_path: Path) -> None:
@@ -124,7 +134,7 @@ def test_an_index_is_the_same_after_saving(tmp_path: Path) -> None:
     INDEX.save(tmp_path / "index")
     found = load_index(tmp_path / "index")
     assert found.questions == INDEX.questions
-    assert find(found, [QUESTION], word_hashes([QUESTION]), [[]]) == hits(QUESTION)
+    assert look(found, [QUESTION], [[]]) == hits(QUESTION)
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 

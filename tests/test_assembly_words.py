@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smolalign.data.assembly import words as words_module
-from smolalign.data.assembly.words import Hashes, joined, ngram_hashes, normalised, places_of, word_hashes, words_of
+from smolalign.data.assembly.words import (
+    Hashes,
+    distinct,
+    joined,
+    ngram_hashes,
+    normalised,
+    places_of,
+    whole_hashes,
+    word_hashes,
+    words_of,
+)
 
 alphabet = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=12).map(" ".join)
 
@@ -30,6 +40,43 @@ def test_runs_are_hashed_within_each_text_only_and_texts_that_are_too_short_have
     words = word_hashes(texts)
     found = ngram_hashes(words, n)
     assert [found.of(text).tolist() for text in range(len(texts))] == one_by_one(words, n)
+
+
+@given(st.lists(alphabet, max_size=8))
+def test_all_words_of_a_text_are_hashed_as_one_run(texts: list[str]) -> None:
+    words = word_hashes(texts)
+    assert whole_hashes(words).tolist() == [_hash(words.of(text).tolist()) for text in range(len(texts))]
+
+
+@given(st.lists(st.lists(st.integers(0, 3), max_size=9).map(lambda v: np.array(v, dtype=np.uint64)), max_size=5))
+def test_distinct_hashes_are_those_of_each_text_alone(texts: list[np.ndarray]) -> None:
+    skipped = np.array([9, 1, 1], dtype=np.uint64)  # of a text before the first
+    values, ends = np.concatenate([skipped, *texts]), np.cumsum([3, *map(len, texts)])
+    found = distinct(Hashes(values, ends))
+    assert [found.of(text).tolist() for text in range(len(texts))] == [np.unique(text).tolist() for text in texts]
+
+
+@given(st.text(alphabet=st.sampled_from("aB9_ .,\u00df\u0130\u03a3\u4f60\u0e01\ud800\U0001f600"), max_size=80))
+def test_the_words_that_are_hashed_are_the_words_of_the_text(text: str) -> None:
+    assert word_hashes([text]).values.tolist() == word_hashes(words_of(text)).values.tolist()
+
+
+def test_words_of_any_length_are_told_apart() -> None:
+    words = ["a" * length for length in range(1, 80)] + ["a" * length + "b" for length in range(79)]
+    hashed = word_hashes([" ".join(words)]).values.tolist()
+    assert len(set(hashed)) == len(set(words))
+    assert hashed == [word_hashes([word]).values[0] for word in words]
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_words_are_the_same_whatever_number_of_bytes_is_hashed_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    texts = ["to be", "", "or not to be \u2013", "that is the question"]
+    whole = word_hashes(texts)
+    monkeypatch.setattr(words_module, "_BLOCK_BYTES", size)
+    found = word_hashes(texts)
+    assert (found.values.tolist(), found.offsets.tolist()) == (whole.values.tolist(), whole.offsets.tolist())
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7])

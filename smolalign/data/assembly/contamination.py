@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,22 @@ from typing import Any
 import numpy as np
 
 from smolalign.data.assembly.bit_table import BitTable, bit_table
-from smolalign.data.assembly.words import Hashes, ngram_hashes, normalised, places_of, word_hashes, words_of
+from smolalign.data.assembly.text import text_of, turns_of
+from smolalign.data.assembly.words import (
+    Hashes,
+    joined,
+    ngram_hashes,
+    normalised,
+    places_of,
+    whole_hashes,
+    word_hashes,
+    words_of,
+)
 from smolalign.data.records import read_records
 from smolalign.data.sources import local_path, splits_in
 from smolalign.errors import UserError
 from smolalign.recipe.data import Benchmark
+from smolalign.rows import Row
 from smolalign.store import write_text
 
 # Columns of the usual evaluation sets, the most particular first: IFEval and HumanEval `prompt`, GSM8K and ARC
@@ -28,8 +39,6 @@ _TURNS = ("messages", "conversations")
 _USERS = ("user", "human")
 # A run of words, or a prompt, that more questions of a set share is the set's own way of asking, not what it asks.
 _BOILERPLATE_QUESTIONS = 10
-# What is looked at first of a user turn that may be a question's prompt.
-_START_CHARACTERS, _START_WORDS = 60, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +142,7 @@ class Index:
         owners: int32, for each of `grams` the first question that has it.
         table: of `grams`: almost all of a row's runs are turned away by it alone.
         prompts: number of the question by its normalised prompt.
-        starts: the first words of these.
+        prompt_table: of the hashes of these as a whole.
         questions: all of them.
     """
 
@@ -142,7 +151,7 @@ class Index:
     owners: np.ndarray
     table: BitTable
     prompts: dict[str, int]
-    starts: frozenset[str]
+    prompt_table: BitTable
     questions: list[Question]
 
     def save(self, folder: Path) -> None:
@@ -193,8 +202,8 @@ def _changes(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def _index(ngram: int, grams: np.ndarray, owners: np.ndarray, questions: list[Question]) -> Index:
     prompts = _prompts(questions)
-    starts = frozenset(_start_of(prompt.split(" ")) for prompt in prompts)
-    return Index(ngram, grams, owners, bit_table(grams), prompts, starts, questions)
+    prompt_table = bit_table(whole_hashes(word_hashes(prompts)))
+    return Index(ngram, grams, owners, bit_table(grams), prompts, prompt_table, questions)
 
 
 def _prompts(questions: Sequence[Question]) -> dict[str, int]:
@@ -210,48 +219,47 @@ def _prompts(questions: Sequence[Question]) -> dict[str, int]:
     return found
 
 
-def find(index: Index, texts: Sequence[str], words: Hashes, prompts: Sequence[Sequence[str]]) -> dict[int, Hit]:
-    """The rows that overlap with a question, each with the first overlap found.
+def find(index: Index, rows: Sequence[Row], turns: Hashes) -> dict[int, Hit]:
+    """The rows that overlap with a question, each with the first overlap found, by their place in `rows`.
 
     Args:
         index: of the questions.
-        texts: whole rows.
-        words: `word_hashes(texts)`.
-        prompts: the user turns of each row.
+        rows: to look at.
+        turns: `word_hashes` of the text of every turn of all rows (`said_in`).
     """
+    ends = np.cumsum([len(turns_of(row)) for row in rows], dtype=np.int64)
+    hits = _runs_found(index, rows, joined(turns, np.diff(ends, prepend=0).tolist()))
+    for turn in index.prompt_table.passed(whole_hashes(turns)).tolist():
+        place = int(np.searchsorted(ends, turn, side="right"))
+        message = turns_of(rows[place])[turn - int(ends[place])]  # counted from the row's end
+        number = index.prompts.get(normalised(message.content)) if message.role == "user" else None
+        if number is not None and place not in hits:
+            question = index.questions[number]
+            hits[place] = Hit(question.benchmark, question.origin, message.content.strip(), "prompt")
+    return hits
+
+
+def _runs_found(index: Index, rows: Sequence[Row], words: Hashes) -> dict[int, Hit]:
+    """The rows that hold a run of a question. `words` are those of whole rows."""
     hits: dict[int, Hit] = {}
+    if not len(index.grams):
+        return hits
     grams = ngram_hashes(words, index.ngram)
     passed = index.table.passed(grams.values)
     where = np.searchsorted(index.grams, grams.values[passed])
     where[where == len(index.grams)] = 0
-    met = index.grams[where] == grams.values[passed] if len(index.grams) else np.zeros(len(passed), dtype=bool)
-    rows = np.searchsorted(grams.offsets, passed[met], side="right") - 1
-    for row, gram, place in zip(rows.tolist(), passed[met].tolist(), where[met].tolist(), strict=True):
-        if row not in hits:
-            question = index.questions[index.owners[place]]
-            start = gram - int(grams.offsets[row])
-            if common := _common_words(words_of(texts[row]), start, words_of(question.text), index.ngram):
-                places = places_of(texts[row])[common.start : common.stop]
-                span = texts[row][places[0][0] : places[-1][1]]
-                hits[row] = Hit(question.benchmark, question.origin, span, f"{index.ngram}-gram")
-    for row, turns in enumerate(prompts):
-        for turn in turns if row not in hits else ():
-            if _may_be_prompt(turn, index.starts) and (number := index.prompts.get(normalised(turn))) is not None:
-                question = index.questions[number]
-                hits[row] = Hit(question.benchmark, question.origin, turn.strip(), "prompt")
-                break
+    met = index.grams[where] == grams.values[passed]
+    places = np.searchsorted(grams.offsets, passed[met], side="right") - 1
+    for place, gram, owner in zip(places.tolist(), passed[met].tolist(), index.owners[where[met]], strict=True):
+        if place in hits:
+            continue
+        question, text, start = index.questions[owner], text_of(rows[place]), gram - int(grams.offsets[place])
+        if common := _common_words(words_of(text), start, words_of(question.text), index.ngram):
+            spans = places_of(text)[common.start : common.stop]
+            hits[place] = Hit(
+                question.benchmark, question.origin, text[spans[0][0] : spans[-1][1]], f"{index.ngram}-gram"
+            )
     return hits
-
-
-def _may_be_prompt(turn: str, starts: Set[str]) -> bool:
-    """Whether a turn may be one of the prompts that start so; most long turns are turned away by their first words."""
-    words = words_of(turn[:_START_CHARACTERS])
-    # The last word may go on behind the cut. With fewer words than a start has, the turn itself has to be looked at.
-    return len(words) <= _START_WORDS or _start_of(words) in starts
-
-
-def _start_of(words: Sequence[str]) -> str:
-    return " ".join(words[:_START_WORDS])
 
 
 def _common_words(row: Sequence[str], start: int, question: Sequence[str], ngram: int) -> range:

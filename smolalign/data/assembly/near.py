@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from rensa import RMinHash
 
-from smolalign.data.assembly.words import Hashes, distinct, ngram_hashes
+from smolalign.data.assembly.words import Hashes, distinct, ngram_hashes, whole_hashes
 
 _SEED = 1
 # What rensa gives for each permutation of no shingles.
@@ -29,16 +29,8 @@ def shingles(words: Hashes, ngram: int) -> Hashes:
     counts = np.diff(grams.offsets)
     few = np.flatnonzero((np.diff(words.offsets) > 0) & (counts == 0))
     counts[few] = 1
-    values = np.insert(grams.values, grams.offsets[few], [_whole(words, text) for text in few.tolist()])
+    values = np.insert(grams.values, grams.offsets[few], whole_hashes(words)[few] if len(few) else [])
     return distinct(Hashes((values >> np.uint64(32)).astype(np.uint32), np.concatenate([[0], np.cumsum(counts)])))
-
-
-def _whole(words: Hashes, text: int) -> np.uint64:
-    """The hash of all words of a text as one run."""
-    start, stop = words.offsets[text : text + 2]
-    alone = Hashes(words.values[start:stop], np.array([0, stop - start], dtype=np.int64))
-    found: np.uint64 = ngram_hashes(alone, int(stop - start)).values[0]
-    return found
 
 
 def signatures(shingled: Hashes, permutations: int) -> np.ndarray:

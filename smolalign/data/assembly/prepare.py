@@ -32,7 +32,7 @@ from smolalign.rows import Chat, Document, Pair, Row, Skip
 
 _CLASS: dict[str, type[Row]] = {"document": Document, "chat": Chat, "pair": Pair}
 # Rows that are hashed together; bounds a worker's memory.
-_BATCH_ROWS = 2000
+_BATCH_ROWS = 500
 _BATCH_CHARACTERS = 8 << 20
 
 
@@ -150,8 +150,8 @@ def _take_batch(plan: Plan, own: _Unit, batch: list[tuple[Row, str]], means: Mea
     turns = word_hashes(itertools.chain.from_iterable(said)) if _needs_words(plan, own.filters) else None
     words = joined(turns, [len(one) for one in said]) if turns is not None else None
     drops = batch_drops(rows, own.filters, tokens, turns)
-    if means.index is not None and words is not None:
-        _find_contaminated(own, rows, find(means.index, texts, words, list(map(user_texts, rows))), drops)
+    if means.index is not None and turns is not None:
+        _find_contaminated(own, rows, find(means.index, rows, turns), drops)
     for row, text, count, found in zip(rows, texts, tokens, drops, strict=True):
         if found is not None:
             _drop(own.tally, found, row, text, count)

@@ -22,8 +22,6 @@ _A_MODEL = (
     r"(?:(?:large )?(?:ai )?language model|(?:ai|artificial intelligence)(?: (?:language )?(?:model|assistant|chatbot"
     r"|system|program))?|text-based (?:ai|model|assistant))"
 )
-# One of them is in all of these. Looking for them first is ten times as fast as the pattern.
-_MODEL_WORDS = (" ai", "language model", "artificial", "text-based")
 _LACKS = (
     r"(?:(?:do not|don't|cannot|can not|can't|(?:am|'?m) (?:not|unable)|have no|haven't|lack|won't)\b"
     r"|(?:am|'?m) (?:just|only) )"
@@ -50,6 +48,9 @@ def refusal(answer: str) -> str:
     """The words with which an answer refuses; empty where it does not."""
     beginning = answer[:_BEGINNING].replace("’", "'")
     found = _REFUSES.match(beginning)
-    if not found and any(word in beginning.lower() for word in _MODEL_WORDS):
-        found = _ONLY_A_MODEL.search(beginning)
+    if not found:
+        lowered = beginning.lower()
+        # One of them is in all that the pattern finds, and looking for them is ten times as fast.
+        if " ai" in lowered or "language model" in lowered or "artificial" in lowered or "text-based" in lowered:
+            found = _ONLY_A_MODEL.search(beginning)
     return found[0].strip() if found else ""

@@ -107,7 +107,7 @@ def _write_table(stem: Path, table: pa.Table, bucket: np.ndarray) -> list[int]:
     buckets, starts = np.unique(bucket, return_index=True)
     ends = [*starts[1:], len(bucket)]
     temporary = _temporary(stem, _ROWS)
-    with pa.ipc.new_file(temporary, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+    with pa.ipc.new_file(temporary, table.schema) as writer:
         for start, end in zip(starts, ends, strict=True):
             writer.write_table(table.slice(start, end - start).combine_chunks())
     os.replace(temporary, stem.with_suffix(_ROWS))

@@ -190,6 +190,16 @@ def distinct(hashes: Hashes) -> Hashes:
     return Hashes(values[first], np.concatenate([[0], np.cumsum(first)])[offsets])
 
 
+def whole_hashes(words: Hashes) -> np.ndarray:
+    """A hash of all words of each text, as one run of theirs: uint64 [texts], 0 for texts without words."""
+    start, counts = words.offsets[0], np.diff(words.offsets)
+    powers, _ = _powers(int(counts.max(initial=1)))
+    places = np.arange(words.offsets[-1] - start) - np.repeat(words.offsets[:-1] - start, counts)
+    terms = words.values[start : words.offsets[-1]] * powers[places]
+    sums = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(terms)])[words.offsets - start]
+    return _stirred(sums[1:] - sums[:-1])
+
+
 def _runs(values: np.ndarray, n: int) -> np.ndarray:
     """A hash of each `n` values that follow one another: uint64 [len(values) - n + 1].
 
@@ -198,21 +208,31 @@ def _runs(values: np.ndarray, n: int) -> np.ndarray:
     """
     hashed = np.empty(len(values) - n + 1, dtype=np.uint64)
     powers, inverses = _powers(min(_BLOCK, len(hashed)) + n - 1)
-    sums = np.zeros(len(powers) + 1, dtype=np.uint64)
+    sums = np.zeros(min(_BLOCK, len(hashed)) + n, dtype=np.uint64)
     for first in range(0, len(hashed), _BLOCK):
         block = hashed[first : first + _BLOCK]
         count = len(block) + n - 1
         np.cumsum(values[first : first + count] * powers[:count], out=sums[1 : count + 1])
         np.subtract(sums[n : count + 1], sums[: len(block)], out=block)
         block *= inverses[: len(block)]
-        block ^= block >> np.uint64(29)
-        block *= _MULTIPLIER
+        _stirred(block)
     return hashed
 
 
-@functools.lru_cache(maxsize=16)
+def _stirred(hashes: np.ndarray) -> np.ndarray:
+    """The same array with the bits of each sum mixed."""
+    hashes ^= hashes >> np.uint64(29)
+    hashes *= _MULTIPLIER
+    return hashes
+
+
 def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The multiplier to the powers 0, 1, … before `count`, and those of its inverse modulo 2^64."""
+    """The multiplier to the powers 0, 1, … up to at least `count` of them, and those of its inverse modulo 2^64."""
+    return _powers_of(1 << (count - 1).bit_length())
+
+
+@functools.cache
+def _powers_of(count: int) -> tuple[np.ndarray, np.ndarray]:
     inverse = np.uint64(pow(int(_MULTIPLIER), -1, 1 << 64))
     up, down = (np.full(count, factor, dtype=np.uint64) for factor in (_MULTIPLIER, inverse))
     up[0] = down[0] = 1

@@ -55,8 +55,11 @@ def parse_turn(turn: Any, *, has_tools: bool = False) -> Message:
     """One turn. Raises UserError without the turn's number."""
     if not isinstance(turn, Mapping):
         raise UserError(f"a turn must be an object with role and content, not {shorten(turn)}")
-    name = turn.get("role") if turn.get("role") is not None else turn.get("from")
-    value = turn.get("content") if turn.get("content") is not None else turn.get("value")
+    name, value = turn.get("role"), turn.get("content")
+    if len(turn) == 2 and isinstance(value, str) and (plain := _role(name)):
+        return Message(plain, value)  # by far the most turns
+    name = turn.get("from") if name is None else name
+    value = turn.get("value") if value is None else value
     if turn.get("weight") == 0 and (name in CALL_ROLES or _role(name) == "assistant"):
         # Other roles are never trained on, and some sets say so with a weight of 0 on their users' turns.
         raise UserError("weight 0 asks not to train on this turn, which is not supported", mend="remove the key")
@@ -78,7 +81,7 @@ def parse_turn(turn: Any, *, has_tools: bool = False) -> Message:
 
 
 def _role(name: Any) -> Role | None:
-    return ROLE_ALIASES.get(name.lower()) if isinstance(name, str) else None
+    return (ROLE_ALIASES.get(name) or ROLE_ALIASES.get(name.lower())) if isinstance(name, str) else None
 
 
 def _message(role: Role, content: str, calls: tuple[ToolCall, ...] | None, has_tools: bool) -> Message:
