@@ -20,6 +20,7 @@ from smolalign.errors import UserError, UserErrors
 from smolalign.memory import parse_size
 from smolalign.pipeline import StepResult, default_run_folder, find_done, resolve, run_step
 from smolalign.processes import is_main
+from smolalign.recipe.held_out import is_held_out_source
 from smolalign.recipe.load import Recipe, load_pipeline_steps, load_recipe, recipe_from_options
 from smolalign.recipe.schema import PipelineStep
 from smolalign.recipe.shipped import find_recipe
@@ -220,6 +221,10 @@ def init_recipe(source: str, model: str, out: Path | None) -> None:
             raise UserError(
                 f"{reference} is a step of a run; init needs {what} at hand", mend="name a file or a Hub id"
             )
+    if is_held_out_source(f"./{source}" if Path(source).is_dir() else source):
+        raise UserError(
+            f"{source!r} holds rows to measure on, never to train on", mend="name the split or file of rows to train on"
+        )
     format = format_of(source)
     file = out or Path("dpo.yaml" if FORMATS[format].kind == "pair" else "sft.yaml")
     _require_new(file)
