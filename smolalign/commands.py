@@ -195,6 +195,8 @@ def _check_recipe(argument: str, out: Path | None, device_memory: int | None) ->
 
 def report_checks(findings: Iterable[Finding]) -> None:
     """Print findings as they come; raise at the end if any of them is an error."""
+    from smolalign.data.hub import told_once
+
     errors: list[UserError] = []
     for finding in findings:
         if isinstance(finding.problem, UserErrors):
@@ -204,7 +206,7 @@ def report_checks(findings: Iterable[Finding]) -> None:
         else:
             print_finding(finding.step, finding.text, warning=finding.warning)
     if errors:
-        raise UserErrors(errors)
+        raise UserErrors(told_once(errors))
     print_line("nothing wrong was found")
 
 

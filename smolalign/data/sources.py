@@ -34,6 +34,14 @@ def local_path(source: str) -> Path | None:
     raise missing(source)
 
 
+def named(source: str, split: str | None, *configs: str | None) -> str:
+    """What is read of a source, for people: `owner/name (config all; split train)`."""
+    known = [config for config in configs if config]
+    parts = [f"config{'s' if len(known) > 1 else ''} {', '.join(known)}"] if known else []
+    parts += [f"split {split}"] if split else []
+    return f"{source} ({'; '.join(parts)})" if parts else source
+
+
 def missing(source: str) -> UserError:
     """The error for a source that is not there."""
     mend = f"did you mean {near}?" if (near := similar_neighbour(source)) else "give a file, a folder or owner/name"
