@@ -352,10 +352,15 @@ def test_data_and_init_on_the_command_line_are_held_to_it_too(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_jsonl(tmp_path / "test_prefs.jsonl", pairs(4))
-    for arguments in (("dpo", "--data", "test_prefs.jsonl", "--model", tiny_model), ("init", "test_prefs.jsonl")):
+    for arguments in (
+        ("dpo", "--data", "test_prefs.jsonl", "--model", tiny_model),
+        ("init", "test_prefs.jsonl"),
+        ("init", ".", "--split", "test_prefs"),
+    ):
         ran = cli(*arguments)
         assert (ran.code, len(ran.err.splitlines())) == (2, 1), ran
-        assert "'test_prefs.jsonl' holds rows to measure on, never to train on" in ran.err
+        assert "holds rows to measure on, never to train on → name the split or file of rows to train on" in ran.err
+        assert "test_prefs" in ran.err
     assert [path.name for path in tmp_path.iterdir()] == ["test_prefs.jsonl"]
 
 

@@ -13,6 +13,7 @@ READABLE = (".jsonl", ".json", ".parquet", ".txt")
 # Suffixes that say "this was meant as a file" though we cannot read all of them.
 DATA_SUFFIXES = frozenset({*READABLE, ".csv", ".tsv", ".arrow", ".gz", ".zst", ".bz2", ".xz", ".zip", ".xlsx", ".yaml"})
 _HUB_PART = re.compile(r"[A-Za-z0-9_.-]+")
+_HUB_WITH_CONFIG = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+[:@][^/]*")
 # Older files of the Hub end with a hash.
 _SPLIT_FILE = re.compile(r"^(?P<split>[A-Za-z0-9_]+?)(?:-\d{5}-of-\d{5}(?:-[0-9a-f]{16})?|-\d+)?$")
 _HELD_OUT = ("test", "validation", "valid", "val", "dev", "eval")
@@ -44,7 +45,11 @@ def named(source: str, split: str | None, *configs: str | None) -> str:
 
 def missing(source: str) -> UserError:
     """The error for a source that is not there."""
-    mend = f"did you mean {near}?" if (near := similar_neighbour(source)) else "give a file, a folder or owner/name"
+    mend = "give a file, a folder or owner/name"
+    if near := similar_neighbour(source):
+        mend = f"did you mean {near}?"
+    elif _HUB_WITH_CONFIG.fullmatch(source):
+        mend = "give config, split and revision of a Hub dataset by themselves, not with its name"
     return UserError(f'no such file or folder: "{source}"', mend=mend)
 
 
