@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smolalign.data.sources import named
 from smolalign.errors import UserError
 from smolalign.fits import fits
 from smolalign.look import (
@@ -93,9 +94,10 @@ def _check_inputs(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
                 continue
             for source in sources_ahead(data, chain, name):
                 found = first_rows(source, kind, SAMPLE_ROWS, _tolerated(recipe, data))
-                yield Finding(name, f"{data.source}: {found.format}, {_counted(found.rows_in)} read")
+                called = named(data.source, data.split, data.config)
+                yield Finding(name, f"{called}: {found.format}, {_counted(found.rows_in)} read")
                 if found.broken:
-                    what = f"{data.source}: {_counted(len(found.broken))} broken, such as {found.broken[0].line()}"
+                    what = f"{called}: {_counted(len(found.broken))} broken, such as {found.broken[0].line()}"
                     yield Finding(name, what, warning=True)
         except UserError as error:
             yield Finding(name, problem=error.at(recipe.file))
@@ -120,7 +122,8 @@ def _check_assembly(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding
         try:
             source = resolve_data(as_source(benchmark), recipe, chain.run_folder)[0].source
             questions = read_questions(benchmark.model_copy(update={"source": source}))
-            yield Finding(name, f"{benchmark.source}: {len(questions):,} questions to keep out")
+            called = named(benchmark.source, benchmark.split, benchmark.config)
+            yield Finding(name, f"{called}: {len(questions):,} questions to keep out")
         except UserError as error:
             yield Finding(name, problem=error.at(recipe.file))
 

@@ -217,11 +217,15 @@ def init(
     out: Annotated[
         Path | None, typer.Option("--out", help="The recipe to write; by default sft.yaml, or dpo.yaml for pairs.")
     ] = None,
+    config: Annotated[str | None, typer.Option("--config", help="Configuration of a Hub dataset.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Split of a Hub dataset or a folder.")] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub dataset.")] = None,
 ) -> None:
     """Look at your data, say what is in it, and write a recipe for it with comments."""
     from smolalign.commands import init_recipe
 
-    init_recipe(data, model, out)
+    asked = {"config": config, "split": split, "revision": revision}
+    init_recipe(data, model, out, {name: value for name, value in asked.items() if value is not None})
 
 
 @app.command()

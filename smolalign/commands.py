@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from smolalign.errors import UserError, UserErrors
 from smolalign.memory import parse_size
 from smolalign.pipeline import StepResult, default_run_folder, find_done, resolve, run_step
 from smolalign.processes import is_main
+from smolalign.recipe.held_out import is_held_out_source, is_held_out_split
 from smolalign.recipe.load import Recipe, load_pipeline_steps, load_recipe, recipe_from_options
 from smolalign.recipe.schema import PipelineStep
 from smolalign.recipe.shipped import find_recipe
@@ -194,6 +195,8 @@ def _check_recipe(argument: str, out: Path | None, device_memory: int | None) ->
 
 def report_checks(findings: Iterable[Finding]) -> None:
     """Print findings as they come; raise at the end if any of them is an error."""
+    from smolalign.data.hub import told_once
+
     errors: list[UserError] = []
     for finding in findings:
         if isinstance(finding.problem, UserErrors):
@@ -203,13 +206,15 @@ def report_checks(findings: Iterable[Finding]) -> None:
         else:
             print_finding(finding.step, finding.text, warning=finding.warning)
     if errors:
-        raise UserErrors(errors)
+        raise UserErrors(told_once(errors))
     print_line("nothing wrong was found")
 
 
-def init_recipe(source: str, model: str, out: Path | None) -> None:
-    """`smolalign init`: say what a source holds, and write a recipe for it."""
+def init_recipe(source: str, model: str, out: Path | None, options: Mapping[str, str]) -> None:
+    """`smolalign init`: say what a source holds, and write a recipe for it. `options` are the source's config, split
+    and revision, those that were given."""
     from smolalign.data.formats import FORMATS
+    from smolalign.data.sources import named
     from smolalign.data.survey import format_of, survey
     from smolalign.init.choose import choose, require_turns
     from smolalign.init.measure import look_at_model, measure
@@ -220,17 +225,22 @@ def init_recipe(source: str, model: str, out: Path | None) -> None:
             raise UserError(
                 f"{reference} is a step of a run; init needs {what} at hand", mend="name a file or a Hub id"
             )
-    format = format_of(source)
+    if is_held_out_source(f"./{source}" if Path(source).is_dir() else source) or is_held_out_split(
+        options.get("split", "")
+    ):
+        what = f"{named(source, options.get('split'))} holds rows to measure on, never to train on"
+        raise UserError(what, mend="name the split or file of rows to train on")
+    format = format_of(source, options)
     file = out or Path("dpo.yaml" if FORMATS[format].kind == "pair" else "sft.yaml")
     _require_new(file)
 
     def show(lines: Iterable[tuple[str, bool]]) -> None:
         for line, warning in lines:
-            print_finding(Path(source).name, line, warning=warning)
+            print_finding(found.title, line, warning=warning)
 
     screen = Screen("init")
     try:
-        found = survey(source, format, screen)
+        found = survey(source, format, screen, options)
     finally:
         screen.close()
     show(finding_lines(found))

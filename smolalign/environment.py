@@ -13,6 +13,7 @@ _QUIET = {
     "TQDM_DISABLE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "DATASETS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
 }
 _LOGGERS = ("trl", "peft", "accelerate", "bitsandbytes", "torch", "huggingface_hub")
 

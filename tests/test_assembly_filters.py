@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smolalign.data.assembly.calls import call_flaw
 from smolalign.data.assembly.filters import batch_drops, column_drop, require_possible, row_drop
 from smolalign.errors import UserError
 from smolalign.recipe.data import Filters
@@ -93,6 +94,63 @@ def reason(row: Any, **fields: Any) -> str | None:
 )
 def test_a_filter_drops_under_its_own_name(row: Any, fields: dict[str, Any], expected: str | None) -> None:
     assert reason(row, **fields) == expected
+
+
+PLACE = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "arguments", "reason", "detail"),
+    [
+        ({"required": ["a", "b", "c"]}, {"b": 1}, "missing argument", "f: a, c"),
+        ({"properties": {"address": PLACE}}, {"address": {"zip": 1}}, "missing argument", "f: address.city"),
+        (
+            {"properties": {"stops": {"type": "array", "items": PLACE}}},
+            {"stops": [{"city": "Bonn"}, {}]},
+            "missing argument",
+            "f: stops[1].city",
+        ),
+        (
+            {"properties": {"to": {"allOf": [{"$ref": "#/$defs/place"}]}}, "$defs": {"place": PLACE}},
+            {"to": {}},
+            "missing argument",
+            "f: to.city",
+        ),
+        # What is missing comes first, wherever it stands.
+        (
+            {"properties": {"a": {"type": "string"}, "z": PLACE}},
+            {"a": 1, "z": {}},
+            "missing argument",
+            "f: z.city",
+        ),
+        (
+            {"properties": {"z": PLACE}},
+            {"z": {"city": 1}},
+            "arguments break the schema",
+            'f: 1 is not of type "string"',
+        ),
+        ({"dependentRequired": {"street": ["city"]}}, {"street": "A"}, "missing argument", "f: city"),
+        ({"properties": {"to": {"anyOf": [PLACE, {"type": "null"}]}}}, {"to": {}}, "missing argument", "f: to.city"),
+        ({"anyOf": [{"required": ["city"]}, {"required": ["zip"]}]}, {}, "missing argument", "f: city or zip"),
+        (
+            {"properties": {"to": {"anyOf": [PLACE, {"type": "null"}]}}},
+            {"to": {"city": 1}},
+            "arguments break the schema",
+            "f: {\"city\":1} is not valid under any of the schemas listed in the 'anyOf' keyword",
+        ),
+        (
+            {"oneOf": [{"required": ["city"]}, {"required": ["zip"]}, {"required": ["place"]}]},
+            {"city": 1, "zip": 2},
+            "arguments break the schema",
+            'f: {"city":1,"zip":2} is valid under more than one of the schemas listed in the \'oneOf\' keyword',
+        ),
+    ],
+)
+def test_arguments_missing_at_any_depth_are_named_by_their_path(
+    schema: dict[str, Any], arguments: dict[str, Any], reason: str, detail: str
+) -> None:
+    row = calling("f", arguments, {"name": "f", "parameters": {"type": "object", **schema}})
+    assert call_flaw(row.messages, row.tools) == (reason, detail)
 
 
 @pytest.mark.parametrize(

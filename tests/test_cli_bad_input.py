@@ -317,7 +317,30 @@ def test_a_hub_model_without_network_is_refused(cli: Cli, command: str) -> None:
 @pytest.mark.parametrize("command", ["sft", "check", "preview"])
 def test_a_hub_dataset_without_network_is_refused(cli: Cli, tiny_model: Path, command: str) -> None:
     ran = cli(command, recipe(tiny_model, data="nobody/nothing"), "--out", "run")
-    refused(ran, "nobody/nothing: HF_HUB_OFFLINE=1 forbids the network, and the dataset is not in the local cache")
+    refused(
+        ran,
+        "nobody/nothing (split train): HF_HUB_OFFLINE=1 forbids the network, and the dataset is not in the local cache",
+    )
+
+
+def test_hub_datasets_that_are_out_of_reach_are_told_in_one_line_by_config_and_split(cli: Cli) -> None:
+    Path("mix.yaml").write_text(
+        "kind: smoltalk\ndata:\n"
+        "  - {source: nobody/nothing, config: a}\n"
+        "  - {source: nobody/nothing, config: b}\n"
+        "  - {source: nobody/else, split: train_sft}\n"
+        "  - {source: gone.jsonl}\n"
+        "decontaminate: {against: [{source: nobody/bench, config: main}]}\n"
+    )
+    ran = cli("check", "mix.yaml")
+    assert ran.code == 2
+    other, line = ran.err.splitlines()
+    assert "gone.jsonl" in other
+    assert line == (
+        "error HF_HUB_OFFLINE=1 forbids the network, and 4 datasets are not in the local cache: nobody/nothing "
+        "(configs a, b; split train); nobody/else (split train_sft); nobody/bench (config main; split test) → "
+        "check the ids, or download them once and give their local paths"
+    )
 
 
 @pytest.mark.parametrize("command", ["sft", "check", "preview"])

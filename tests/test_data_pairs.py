@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import SHARED_DATA, Ran, pairs, write_jsonl
+from conftest import SHARED_DATA, Ran, chats, pairs, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +22,7 @@ from smolalign.data.load import load_rows
 from smolalign.data.records import read_records
 from smolalign.errors import UserError
 from smolalign.recipe.data import PairChoice
+from smolalign.recipe.schema import SmoltalkStep
 from smolalign.rows import Message, Pair, Skip
 
 Cli = Callable[..., Ran]
@@ -304,9 +305,115 @@ def test_test_prefs_are_refused_as_rows_to_train_on(
     assert not (tmp_path / "runs").exists()
 
 
-def test_test_prefs_measure_what_is_trained_on_train_prefs(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "source",
+    [
+        "prefs/data/test_prefs-00000-of-00002.parquet",
+        "test.jsonl",
+        "TEST-00000-of-00001.parquet",
+        "test_sft.json",
+        "./test_gen-00000-of-00001-0123456789abcdef.parquet",
+        "default/test_prefs/0000.parquet",
+        "ultrafeedback/test_prefs",
+        "./test",
+        "prefs/test",
+    ],
+)
+@pytest.mark.parametrize("command", ["dpo", "check", "preview"])
+def test_files_named_after_test_splits_are_refused_as_rows_to_train_on(
+    cli: Cli, tiny_model: Path, tmp_path: Path, command: str, source: str
+) -> None:
     write_prefs(tmp_path / "prefs")
-    file = recipe(tmp_path, tiny_model, "data: [{source: prefs}]", "eval_data: [{source: prefs, split: test_prefs}]")
+    (tmp_path / "prefs/test").mkdir()
+    file = recipe(tmp_path, tiny_model, "data:", "  - source: prefs", f"  - source: {source}")
+    ran = cli(command, file)
+    assert ran.code == 2
+    [line] = ran.err.strip().splitlines()
+    assert f"{file}:8: data.1: source {source!r} holds rows to measure on, never to train on → name the split" in line
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("field", ["data", "tokenizer_data"])
+@pytest.mark.parametrize("source", ["{source: test.jsonl}", "{source: a.jsonl, split: test_sft}"])
+def test_a_tokenizer_is_not_trained_on_rows_to_measure_on_either(
+    cli: Cli, tmp_path: Path, field: str, source: str
+) -> None:
+    file = tmp_path / "pretrain.yaml"
+    rest = "" if field == "data" else "data: [{source: a.jsonl}]\n"
+    file.write_text(f"kind: pretrain\n{rest}{field}: [{source}]\n", encoding="utf-8")
+    ran = cli("check", file)
+    assert (ran.code, len(ran.err.splitlines())) == (2, 1)
+    assert f"{field}.0: s" in ran.err
+    assert "holds rows to measure on" in ran.err
+
+
+def test_data_and_init_on_the_command_line_are_held_to_it_too(
+    cli: Cli, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "test_prefs.jsonl", pairs(4))
+    for arguments in (
+        ("dpo", "--data", "test_prefs.jsonl", "--model", tiny_model),
+        ("init", "test_prefs.jsonl"),
+        ("init", ".", "--split", "test_prefs"),
+    ):
+        ran = cli(*arguments)
+        assert (ran.code, len(ran.err.splitlines())) == (2, 1), ran
+        assert "holds rows to measure on, never to train on → name the split or file of rows to train on" in ran.err
+        assert "test_prefs" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["test_prefs.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "me/test",
+        "me/test-chats",
+        "tests.jsonl",
+        "test_cases.jsonl",
+        "test_genres.jsonl",
+        "latest.jsonl",
+        "test/a.jsonl",
+    ],
+)
+def test_names_that_only_begin_alike_are_trained_on(source: str) -> None:
+    SmoltalkStep.model_validate({"kind": "smoltalk", "data": [{"source": source}]})
+
+
+@pytest.mark.parametrize(
+    "held_out",
+    ["test-00000-of-00001-0123456789abcdef.jsonl", "test_prefs.clean.jsonl", "Test.jsonl", "test-hard.jsonl"],
+)
+def test_parts_of_a_folder_named_after_test_splits_are_not_read(tmp_path: Path, held_out: str) -> None:
+    write_jsonl(tmp_path / "train-00000-of-00001-0123456789abcdef.jsonl", pairs(2))
+    write_jsonl(tmp_path / "more.jsonl", pairs(3))
+    write_jsonl(tmp_path / held_out, [{"prompt": "Held out.", "chosen": "a", "rejected": "b"}])
+    read = [record["prompt"] for _, record in read_records(str(tmp_path))]
+    assert len(read) == 5
+    assert "Held out." not in read
+
+
+def test_the_rows_of_a_step_give_its_train_split_where_their_folder_is_a_source(cli: Cli, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "chats.jsonl", chats(40))
+    first = tmp_path / "first.yaml"
+    first.write_text("kind: smoltalk\ntest_fraction: 0.25\ndata: [{source: chats.jsonl}]\n", encoding="utf-8")
+    assert cli("smoltalk", first, "--out", tmp_path / "run").code == 0
+    again = tmp_path / "again.yaml"
+    again.write_text("kind: smoltalk\ndata: [{source: run/smoltalk/data}]\n", encoding="utf-8")
+    assert cli("smoltalk", again, "--out", tmp_path / "other").code == 0
+    counts = json.loads((tmp_path / "run/smoltalk/step.json").read_text(encoding="utf-8"))["metrics"]
+    assert 0 < counts["rows_test"] < 40
+    read = json.loads((tmp_path / "other/smoltalk/step.json").read_text(encoding="utf-8"))["metrics"]
+    assert read["rows_in"] == counts["rows_train"]
+
+
+@pytest.mark.parametrize("measured", ["{source: prefs, split: test_prefs}", "{source: test_prefs.jsonl}"])
+def test_test_prefs_measure_what_is_trained_on_train_prefs(
+    cli: Cli, tiny_model: Path, tmp_path: Path, measured: str
+) -> None:
+    write_prefs(tmp_path / "prefs")
+    write_jsonl(tmp_path / "test_prefs.jsonl", pairs(5))
+    file = recipe(tmp_path, tiny_model, "data: [{source: prefs}]", f"eval_data: [{measured}]")
     ran = cli("dpo", file, "--out", tmp_path / "runs")
     assert ran.code == 0, ran.err
     [manifest] = (tmp_path / "runs").rglob("step.json")

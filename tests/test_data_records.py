@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
+from smolalign.data import hub
 from smolalign.data.records import fingerprint_source, read_records
 from smolalign.errors import UserError
 
@@ -184,25 +186,25 @@ def hub_raises(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 HUB_ERRORS = {
     "offline": (
         ConnectionError("Couldn't reach 'me/chats' on the Hub (OfflineModeIsEnabled)"),
-        "me/chats: HF_HUB_OFFLINE=1 forbids the network, and the dataset is not in the local cache → "
-        "check the id, or download it once and give its local path",
+        "me/chats (config x; split train): HF_HUB_OFFLINE=1 forbids the network, and the dataset is not in the local "
+        "cache → check the id, or download it once and give its local path",
     ),
     "no network": (
         ConnectionError("Couldn't reach 'me/chats' on the Hub (LocalEntryNotFoundError)"),
-        "me/chats: the Hub cannot be reached, and the dataset is not in the local cache → "
+        "me/chats (config x; split train): the Hub cannot be reached, and the dataset is not in the local cache → "
         "check the id, or download it once and give its local path",
     ),
     "config missing": (
         ValueError("Config name is missing.\nPlease pick one among the available configs: ['all', 'small']\nExample"),
-        "me/chats: the dataset has several configs → set `config` to one of: all, small",
+        "me/chats (config x; split train): the dataset has several configs → set `config` to one of: all, small",
     ),
     "config": (
         ValueError("BuilderConfig 'x' not found. Available: ['all', 'small']"),
-        'me/chats: no config "x" → configs: all, small',
+        'me/chats (config x; split train): no config "x" → configs: all, small',
     ),
     "split": (
         ValueError("Unknown split \"train\". Should be one of ['train_sft', 'test_sft']."),
-        'me/chats: no split "train" → splits: train_sft, test_sft',
+        'me/chats (config x; split train): no split "train" → splits: train_sft, test_sft',
     ),
 }
 
@@ -214,12 +216,29 @@ def test_hub_errors_are_told_in_one_line(case: str, monkeypatch: pytest.MonkeyPa
     assert error_of("me/chats", config="x") == message
 
 
+def test_the_network_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "_given_up", threading.Event())
+    offline_when_asked = []
+
+    def load_dataset(*_: object, **__: object) -> None:
+        offline_when_asked.append(datasets.config.HF_HUB_OFFLINE)
+        how = "OfflineModeIsEnabled" if datasets.config.HF_HUB_OFFLINE else "LocalEntryNotFoundError"
+        raise ConnectionError(f"Couldn't reach it on the Hub ({how})")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    for name in ("me/chats", "me/more"):
+        assert error_of(name).startswith(f"{name} (split train): the Hub cannot be reached, and")
+    assert offline_when_asked == [False, True]
+
+
 def test_a_dataset_that_is_not_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     exceptions = pytest.importorskip("datasets.exceptions")
     write("me/chat.jsonl", "{}")
     hub_raises(monkeypatch, exceptions.DatasetNotFoundError("Dataset 'me/chats' doesn't exist on the Hub"))
     assert error_of("me/chats") == (
-        "me/chats: no such dataset on the Hub, or no access to it → did you mean the local me/chat.jsonl?"
+        "me/chats (split train): no such dataset on the Hub, or no access to it → did you mean the local me/chat.jsonl?"
     )
 
 

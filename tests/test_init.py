@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import Ran, chats, pairs, write_jsonl
+from conftest import ROOT, Ran, chats, pairs, write_jsonl
+from hub import served
 
 from smolalign.data import survey as surveying
 from smolalign.data.survey import CONFLICT, DAMAGED, ENTITIES, EQUAL, ESCAPED, NUL, TURN_TOKENS, format_of, survey
@@ -208,7 +213,13 @@ def test_pairs_give_a_dpo_recipe_that_checks(cli: Cli, tiny_model: Path) -> None
 
 def test_texts_are_told_to_be_for_pretraining(cli: Cli) -> None:
     write_jsonl(Path("mine.jsonl"), [{"text": f"Once {i}."} for i in range(5)])
-    refused(cli("init", "mine.jsonl"), "5 texts without turns", "for pretraining")
+    ran = cli("init", "mine.jsonl")
+    refused(ran, "5 texts without turns", "for pretraining")
+    command = shlex.split(ran.err.partition("→ ")[2])
+    assert command[:3] == ["smolalign", "pretrain", "nano/pretrain"]
+    ahead = cli(*command[1:], "tokenizer.vocab_size=300", "--dry-run")
+    assert (ahead.code, ahead.err) == (0, "")
+    assert f"{Path('mine.jsonl').absolute()}: text, 5 rows read" in ahead.out
 
 
 @pytest.mark.parametrize(("rows", "batch", "least"), [(3, 2, 1), (90, 2, 30), (700, 8, 40), (6000, 64, 40)])
@@ -312,3 +323,101 @@ def test_the_first_record_of_a_layout_that_is_known_decides(cli: Cli) -> None:
     Path("rows.jsonl").write_text(json.dumps({"odd": 1}) + "\n")
     with pytest.raises(UserError, match="no known format has the keys odd"):
         format_of("rows.jsonl")
+
+
+# --- the Hub ---------------------------------------------------------------------------------------------------------
+
+CARD = """\
+---
+configs:
+- config_name: plain
+  data_files: [{split: train, path: plain/rows.jsonl}]
+- config_name: graded
+  data_files: [{split: train_sft, path: graded/train.jsonl}, {split: test_sft, path: graded/test.jsonl}]
+---
+"""
+
+
+# Several commands in one process, since what takes longest is the import of the libraries.
+COMMANDS = """
+import json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from smolalign import console
+from smolalign.cli import main
+
+ended = []
+for command in json.loads(sys.argv[1]):
+    out, err, code = StringIO(), StringIO(), 0
+    sys.argv, console.out.file, console.err.file = ["smolalign", *command], out, err
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    ended.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(ended))
+"""
+
+
+def with_hub(cache: Path, *commands: str) -> list[Ran]:
+    """Commands run one after the other beside a Hub that has two datasets and no model."""
+    lines = "".join(json.dumps(row) + "\n" for row in chats(40))
+    many = {"README.md": CARD, **{f"{path}.jsonl": lines for path in ("plain/rows", "graded/train", "graded/test")}}
+    with served({"me/chats": {"data/train.jsonl": lines}, "me/many": many}) as address:
+        env = {
+            **os.environ,
+            "HF_ENDPOINT": address,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(cache),
+            "PYTHONPATH": str(ROOT),
+        }
+        asked = json.dumps([command.split() for command in commands])
+        ended = subprocess.run([sys.executable, "-c", COMMANDS, asked], env=env, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return [Ran(*one) for one in json.loads(ended.stdout)]
+
+
+def test_a_hub_dataset_gives_a_recipe_that_names_it_and_checks(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    made, checked, bare, below = with_hub(
+        tmp_path_factory.mktemp("cache"),
+        f"init me/many --config graded --split train_sft --model {tiny_model}",
+        "check sft.yaml",
+        f"init me/chats --out below/mine.yaml --model {tiny_model}",
+        "check below/mine.yaml",
+    )
+    assert [(ran.code, ran.err) for ran in (made, checked, bare, below)] == [(0, "")] * 4
+    assert "me/many (config graded; split train_sft)  openai: 40 records, 40 chats" in made.out
+    text = Path("sft.yaml").read_text(encoding="utf-8")
+    assert text.startswith("# Written by smolalign init for me/many (config graded; split train_sft): 40 chats")
+    named = {"source": "me/many", "config": "graded", "split": "train_sft", "format": "openai"}
+    assert yaml.safe_load(text)["data"] == [named]
+    assert "me/many (config graded; split train_sft): openai, 40 rows read" in checked.out
+    assert yaml.safe_load(Path("below/mine.yaml").read_text())["data"] == [{"source": "me/chats", "format": "openai"}]
+    assert "me/chats: openai, 40 rows read" in below.out
+
+
+def test_a_hub_dataset_that_cannot_be_read_is_told_in_one_line(tmp_path_factory: pytest.TempPathFactory) -> None:
+    told = {
+        "me/many": "me/many (split train): the dataset has several configs → set `config` to one of: plain, graded",
+        "me/many --config x": 'me/many (config x; split train): no config "x" → configs: plain, graded',
+        "me/many --config graded": 'many (config graded; split train): no split "train" → splits: train_sft, test_sft',
+        "me/none": "me/none (split train): no such dataset on the Hub, or no access to it → check the id",
+        "me/chats --revision v9": "me/chats (split train): Revision 'v9' doesn't exist",
+        "me/many:graded": '"me/many:graded" → give config, split and revision of a Hub dataset by themselves',
+        "me/many --split test_sft": "me/many (split test_sft) holds rows to measure on, never to train on",
+    }
+    ended = with_hub(tmp_path_factory.mktemp("cache"), *(f"init {arguments}" for arguments in told))
+    for ran, message in zip(ended, told.values(), strict=True):
+        refused(ran, message)
+
+
+def test_a_hub_dataset_that_is_not_in_the_cache_takes_the_network(cli: Cli) -> None:
+    refused(cli("init", "me/chats"), "me/chats (split train): HF_HUB_OFFLINE=1 forbids the network")
+
+
+def test_a_config_is_for_the_hub(cli: Cli) -> None:
+    write_jsonl(Path("mine.jsonl"), chats(3))
+    refused(cli("init", "mine.jsonl", "--config", "a"), 'config "a" applies to Hub datasets', "→ remove `config`")

@@ -89,8 +89,26 @@ def test_every_rebuilt_mixture_is_cleaned_of_duplicates_and_of_the_same_benchmar
     assert {benchmark.name for benchmark in made.decontaminate.against} == {"IFEval", "GSM8K", "MATH", "MT-Bench"}
 
 
-def test_check_without_a_network_says_so_in_one_line(cli: Cli) -> None:
-    ran = cli("check", "smollm2-135m/smoltalk-published")
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "smollm2-135m/smoltalk-published",
+            ("HuggingFaceTB/smol-smoltalk (split train): HF_HUB_OFFLINE=1 forbids the",),
+        ),
+        (
+            "smollm2-1.7b/smoltalk",
+            (
+                "HF_HUB_OFFLINE=1 forbids the network, and 17 datasets are not in the local cache",
+                "HuggingFaceTB/smoltalk (configs smol-magpie-ultra, smol-constraints, ",
+                "; openai/gsm8k (config main; split test); ",
+            ),
+        ),
+    ],
+)
+def test_check_without_a_network_says_so_in_one_line(cli: Cli, name: str, told: tuple[str, ...]) -> None:
+    ran = cli("check", name)
     assert ran.code == 2
     assert ran.err.count("\n") == 1
-    assert ran.err.startswith("error HuggingFaceTB/smol-smoltalk: HF_HUB_OFFLINE=1 forbids the network")
+    assert ran.err.startswith(f"error {told[0]}")
+    assert not [part for part in told if part not in ran.err]

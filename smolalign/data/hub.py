@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from smolalign.data.sources import similar_neighbour
+from smolalign.data.sources import named, similar_neighbour
 from smolalign.errors import UserError
+
+_MEND = "check the id, or download it once and give its local path"
+# Set once the Hub has been found to be out of reach.
+_given_up = threading.Event()
 
 
 def read_hub(
@@ -32,6 +37,38 @@ def hub_rows(dataset_id: str, *, config: str | None, split: str | None, revision
     return len(_table(dataset_id, config, split, revision))
 
 
+class Unreachable(UserError):
+    """A dataset that is not in the cache while the Hub cannot be asked, or must not be; `why` says which."""
+
+    def __init__(self, why: str, dataset_id: str, config: str | None, split: str) -> None:
+        self.why, self.dataset_id, self.config, self.split = why, dataset_id, config, split
+        what = f"{why}, and the dataset is not in the local cache"
+        super().__init__(what, where=named(dataset_id, split, config), mend=_local(dataset_id))
+
+
+def told_once(problems: Sequence[UserError]) -> list[UserError]:
+    """The problems, at their end the datasets that are out of reach, all that are so for one cause as one problem."""
+    out_of_reach: dict[str, list[Unreachable]] = {}
+    others = []
+    for problem in problems:
+        if isinstance(problem, Unreachable) and problem.mend == _MEND:
+            out_of_reach.setdefault(problem.why, []).append(problem)
+        else:
+            others.append(problem)
+    return [*others, *map(_as_one, out_of_reach.values())]
+
+
+def _as_one(alike: Sequence[Unreachable]) -> UserError:
+    configs: dict[tuple[str, str], dict[str | None, None]] = {}
+    for one in alike:
+        configs.setdefault((one.dataset_id, one.split), {})[one.config] = None
+    if (count := sum(map(len, configs.values()))) == 1:
+        return alike[0]
+    names = "; ".join(named(dataset_id, split, *asked) for (dataset_id, split), asked in configs.items())
+    what = f"{alike[0].why}, and {count} datasets are not in the local cache: {names}"
+    return UserError(what, mend="check the ids, or download them once and give their local paths")
+
+
 def _table(dataset_id: str, config: str | None, split: str | None, revision: str | None) -> Any:
     """The split, memory-mapped from the library's cache."""
     import datasets
@@ -47,21 +84,32 @@ def _table(dataset_id: str, config: str | None, split: str | None, revision: str
 def _explained(dataset_id: str, config: str | None, split: str, error: Exception) -> UserError:
     text = " ".join(str(error).split())
     names = _names(text)
+    where = named(dataset_id, split, config)
     if isinstance(error, ConnectionError):
-        offline = "OfflineModeIsEnabled" in text or "offline mode" in text
-        why = "HF_HUB_OFFLINE=1 forbids the network" if offline else "the Hub cannot be reached"
-        return UserError(f"{why}, and the dataset is not in the local cache", where=dataset_id, mend=_local(dataset_id))
+        return Unreachable(_why_unreachable(text), dataset_id, config, split)
     if "Config name is missing" in text:
-        return UserError("the dataset has several configs", where=dataset_id, mend=f"set `config` to one of: {names}")
+        return UserError("the dataset has several configs", where=where, mend=f"set `config` to one of: {names}")
     if text.startswith("BuilderConfig"):
-        return UserError(f'no config "{config}"', where=dataset_id, mend=f"configs: {names}")
+        return UserError(f'no config "{config}"', where=where, mend=f"configs: {names}")
     if text.startswith("Unknown split"):
-        return UserError(f'no split "{split}"', where=dataset_id, mend=f"splits: {names}")
+        return UserError(f'no split "{split}"', where=where, mend=f"splits: {names}")
     if type(error).__name__ == "DatasetNotFoundError":
         what = text if "gated" in text or "Revision" in text else "no such dataset on the Hub, or no access to it"
         mend = "log in with `hf auth login` after accepting its terms" if "gated" in text else _local(dataset_id)
-        return UserError(what, where=dataset_id, mend=mend)
-    return UserError(f"cannot be loaded: {type(error).__name__}: {text[:200]}", where=dataset_id)
+        return UserError(what, where=where, mend=mend)
+    return UserError(f"cannot be loaded: {type(error).__name__}: {text[:200]}", where=where)
+
+
+def _why_unreachable(text: str) -> str:
+    """Why the library did not reach the Hub, from its error. Where it tried, half a minute of retries has passed: from
+    then on this process looks for datasets in the cache alone."""
+    from datasets import config
+
+    tried = "OfflineModeIsEnabled" not in text and "offline mode" not in text
+    if tried and not config.HF_HUB_OFFLINE:
+        config.HF_HUB_OFFLINE = True
+        _given_up.set()
+    return "the Hub cannot be reached" if tried or _given_up.is_set() else "HF_HUB_OFFLINE=1 forbids the network"
 
 
 def _names(text: str) -> str:
@@ -72,4 +120,4 @@ def _names(text: str) -> str:
 
 def _local(dataset_id: str) -> str:
     near = similar_neighbour(dataset_id)
-    return f"did you mean the local {near}?" if near else "check the id, or download it once and give its local path"
+    return f"did you mean the local {near}?" if near else _MEND

@@ -7,12 +7,15 @@ import re
 from pathlib import Path
 
 from smolalign.errors import UserError
+from smolalign.recipe.held_out import is_test_file
 
 READABLE = (".jsonl", ".json", ".parquet", ".txt")
 # Suffixes that say "this was meant as a file" though we cannot read all of them.
 DATA_SUFFIXES = frozenset({*READABLE, ".csv", ".tsv", ".arrow", ".gz", ".zst", ".bz2", ".xz", ".zip", ".xlsx", ".yaml"})
 _HUB_PART = re.compile(r"[A-Za-z0-9_.-]+")
-_SPLIT_FILE = re.compile(r"^(?P<split>[A-Za-z0-9_]+?)(?:-\d{5}-of-\d{5}|-\d+)?$")
+_HUB_WITH_CONFIG = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+[:@][^/]*")
+# Older files of the Hub end with a hash.
+_SPLIT_FILE = re.compile(r"^(?P<split>[A-Za-z0-9_]+?)(?:-\d{5}-of-\d{5}(?:-[0-9a-f]{16})?|-\d+)?$")
 _HELD_OUT = ("test", "validation", "valid", "val", "dev", "eval")
 
 
@@ -32,9 +35,21 @@ def local_path(source: str) -> Path | None:
     raise missing(source)
 
 
+def named(source: str, split: str | None, *configs: str | None) -> str:
+    """What is read of a source, for people: `owner/name (config all; split train)`."""
+    known = [config for config in configs if config]
+    parts = [f"config{'s' if len(known) > 1 else ''} {', '.join(known)}"] if known else []
+    parts += [f"split {split}"] if split else []
+    return f"{source} ({'; '.join(parts)})" if parts else source
+
+
 def missing(source: str) -> UserError:
     """The error for a source that is not there."""
-    mend = f"did you mean {near}?" if (near := similar_neighbour(source)) else "give a file, a folder or owner/name"
+    mend = "give a file, a folder or owner/name"
+    if near := similar_neighbour(source):
+        mend = f"did you mean {near}?"
+    elif _HUB_WITH_CONFIG.fullmatch(source):
+        mend = "give config, split and revision of a Hub dataset by themselves, not with its name"
     return UserError(f'no such file or folder: "{source}"', mend=mend)
 
 
@@ -94,15 +109,16 @@ def _by_split(files: list[Path]) -> dict[str, list[Path]]:
     by_split: dict[str, list[Path]] = {}
     for file in files:
         found = _SPLIT_FILE.match(file.stem)
-        name = found["split"] if found else ""
-        if name.split("_")[0] in ("train", *_HELD_OUT):
+        # What is no split's plain name may yet say that it is for tests: `test-hard.jsonl` is the split `test-hard`.
+        name = found["split"] if found else file.stem if is_test_file(file.name) else ""
+        if is_test_file(file.name) or name.split("_")[0] in ("train", *_HELD_OUT):
             by_split.setdefault(name, []).append(file)
     return by_split
 
 
 def _of_split(folder: Path, files: list[Path], split: str | None) -> list[Path]:
     by_split = _by_split(files)
-    held_out = {file for name, group in by_split.items() if name.split("_")[0] in _HELD_OUT for file in group}
+    held_out = {file for name in by_split if name.split("_")[0] != "train" for file in by_split[name]}
     chosen = [file for file in files if file not in held_out] if split is None else by_split.get(split, [])
     if not chosen:
         mend = f"splits there: {', '.join(by_split) or 'none'}"

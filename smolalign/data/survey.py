@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import random
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -22,6 +24,7 @@ from smolalign.data.detect import detect_format, recognise
 from smolalign.data.formats import FORMATS
 from smolalign.data.load import convert_record
 from smolalign.data.records import Record, all_records, read_part, source_parts
+from smolalign.data.sources import local_path, named
 from smolalign.data.strict_json import dump
 from smolalign.errors import RowError, UserError
 from smolalign.report import Progress, Reporter
@@ -32,6 +35,7 @@ SAMPLE, LONGEST = 2000, 50
 # Rows that are named of each oddity.
 NAMED = 10
 _PROGRESS_ROWS = 2000
+_NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 TURN_TOKENS = "special tokens of a chat template written in the text, such as <|im_start|>"
 ENTITIES = "HTML entities in the text, such as &amp;"
@@ -77,6 +81,7 @@ class Survey:
     """What was found.
 
     Attributes:
+        options: config, split and revision of the source, those that were asked for.
         records: records of the source; `rows`: rows that they gave; `skipped`: records without a row, by reason.
         flaws: broken records by reason, the commonest first.
         turns: number of turns of each row, sorted.
@@ -90,6 +95,7 @@ class Survey:
 
     source: str
     format: str
+    options: Mapping[str, str] = field(default_factory=dict)
     records: int = 0
     rows: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
@@ -113,6 +119,13 @@ class Survey:
     def broken(self) -> int:
         return sum(flaw.rows for flaw in self.flaws.values())
 
+    @property
+    def title(self) -> str:
+        """The name of a file or folder, or what is read of the Hub."""
+        if local_path(self.source) is None:
+            return named(self.source, self.options.get("split"), self.options.get("config"))
+        return os.path.basename(os.path.abspath(self.source))
+
     def place(self, origin: str) -> str:
         """An origin as people read it: `line 3` or `row 3` of the one file that is the source, else with the file."""
         for mark, word in ((":", "line "), ("#row ", "row ")):
@@ -125,11 +138,11 @@ class Survey:
         return int((mixed(self.prompts, f"{seed} split") / 2.0**64 < fraction).sum())
 
 
-def format_of(source: str) -> str:
+def format_of(source: str, options: Mapping[str, str] = _NO_OPTIONS) -> str:
     """The format of the first record that has one. Raises UserError if none has, or the source cannot be read."""
     first = None
     problem = UserError("holds no records", where=source)
-    for number, (origin, record) in enumerate(all_records(source)):
+    for number, (origin, record) in enumerate(all_records(source, **options)):
         if isinstance(record, UserError):
             problem = record if not number else problem
         elif name := recognise(record):
@@ -143,19 +156,22 @@ def format_of(source: str) -> str:
     return detect_format([first])
 
 
-def survey(source: str, format: str, report: Reporter, seed: int = 0) -> Survey:
+def survey(
+    source: str, format: str, report: Reporter, options: Mapping[str, str] = _NO_OPTIONS, seed: int = 0
+) -> Survey:
     """Read a source once, and say what is in it.
 
     Args:
         format: of its records.
+        options: its config, split and revision, those that are asked for.
         seed: of the sample.
 
     Raises:
         UserError: the source cannot be read, or none of its records gives a row; with the three commonest reasons.
     """
-    found = Survey(source, format)
+    found = Survey(source, format, options)
     keeper, columns = _Keeper(random.Random(seed)), _Columns()
-    for origin, record in _records(source, report):
+    for origin, record in _records(found, report):
         found.records += 1
         if isinstance(record, UserError):
             _note_broken(found, record)
@@ -176,8 +192,8 @@ def survey(source: str, format: str, report: Reporter, seed: int = 0) -> Survey:
     return found
 
 
-def _records(source: str, report: Reporter) -> Iterator[tuple[str, Record | UserError]]:
-    parts = source_parts(source)
+def _records(found: Survey, report: Reporter) -> Iterator[tuple[str, Record | UserError]]:
+    parts = source_parts(found.source, **found.options)
     total, done = sum(part.records for part in parts), 0
     for part in parts:
         for item in read_part(part):

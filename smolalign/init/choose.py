@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from smolalign.data.assembly.figures import compact, count
+from smolalign.data.sources import local_path
 from smolalign.data.survey import EQUAL, Survey
 from smolalign.data.validate import STRUCTURE, UNKNOWN_TOOL
 from smolalign.errors import UserError
@@ -46,7 +50,7 @@ def choose(found: Survey, lengths: Lengths, model: Model) -> Choice:
         "smollm2": "the format that SmolLM2 was trained with",
         "chatml": "<|im_start|> and <|im_end|> around each turn, no system turn unless a chat has one",
     }[model.template]
-    choice.fields["data"] = [{"source": found.source, "format": found.format}]
+    choice.fields["data"] = [{"source": found.source, **found.options, "format": found.format}]
     choice.notes["data"] = f"{count(found.rows)} rows of {count(found.records)} records can be trained on"
     _clean(choice, found)
     rows = len(found.prompts)
@@ -231,5 +235,13 @@ def require_turns(found: Survey) -> None:
         raise UserError(
             f"{count(found.rows)} texts without turns: there is nothing to answer, so they are for pretraining",
             where=found.source,
-            mend="smolalign recipes copy nano/pretrain pretrain.yaml, and name this file under its data:",
+            mend=_pretraining(found),
         )
+
+
+def _pretraining(found: Survey) -> str:
+    """The command that pretrains a small model on the texts, ready for a shell."""
+    is_hub = local_path(found.source) is None
+    source = found.source if is_hub else os.path.abspath(os.path.expanduser(found.source))
+    data = json.dumps([{"source": source, **found.options}], ensure_ascii=False)
+    return shlex.join(["smolalign", "pretrain", "nano/pretrain", f"data={data}", "eval_data=[]", "tokenizer_data=[]"])

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from smolalign.data.assembly.figures import compact, count
-from smolalign.data.survey import Survey, short
+from smolalign.data.survey import Survey
 from smolalign.errors import UserError
 from smolalign.init.choose import Choice
 from smolalign.init.measure import Lengths, Model
@@ -80,7 +80,7 @@ def recipe_text(choice: Choice, found: Survey, lengths: Lengths, model: Model, f
     """The recipe as YAML, with what was measured as comments; paths are written as they are seen from its file."""
     kind = choice.fields["kind"]
     head = [
-        f"Written by smolalign init for {short(found.source)}: {count(found.rows)} {_KINDS[found.kind]}, "
+        f"Written by smolalign init for {found.title}: {count(found.rows)} {_KINDS[found.kind]}, "
         f"about {compact(round(lengths.mean * found.rows))} tokens.",
         f"Check it, see its rows, train: smolalign check {file}; smolalign preview {file}; smolalign {kind} {file}",
     ]

@@ -45,7 +45,8 @@ def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     tree, lines = _read_yaml(file)
     _apply_overrides(tree, overrides)
-    return Recipe(_validated(tree, lines, file), file, file.resolve().parent)
+    folder = file.resolve().parent
+    return Recipe(_validated(tree, lines, file, folder), file, folder)
 
 
 def load_pipeline_steps(pipeline: Recipe, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
@@ -75,7 +76,9 @@ def load_pipeline_steps(pipeline: Recipe, overrides: Sequence[str] = ()) -> dict
                 tree = copy.deepcopy(content)
                 _apply_overrides(tree, by_step[name])
                 inner = {key[2:]: line for key, line in lines.items() if key[:2] == ("steps", name)}
-                steps[name] = Recipe(_validated(tree, inner, pipeline.file), pipeline.file, pipeline.folder)
+                steps[name] = Recipe(
+                    _validated(tree, inner, pipeline.file, pipeline.folder), pipeline.file, pipeline.folder
+                )
         except UserErrors as errors:
             problems += errors.errors
         except UserError as error:
@@ -90,7 +93,7 @@ def recipe_from_options(kind: str, model: str, data: Sequence[str], overrides: S
     tree: dict[str, Any] = {"kind": kind, "model": model, "data": [{"source": source} for source in data]}
     _apply_overrides(tree, overrides)
     file = Path("(command line)")
-    return Recipe(_validated(tree, {}, file), file, Path.cwd())
+    return Recipe(_validated(tree, {}, file, Path.cwd()), file, Path.cwd())
 
 
 def dump_recipe(step: BaseModel) -> str:
@@ -203,7 +206,7 @@ def _set(tree: Any, keys: list[str], value: Any, override: str) -> None:
             raise UserError(f"override {override!r}: {'.'.join(keys[:depth])} has no keys")
 
 
-def _validated(tree: dict[str, Any], lines: dict[Path_, int], file: Path) -> Step:
+def _validated(tree: dict[str, Any], lines: dict[Path_, int], file: Path, folder: Path) -> Step:
     kind = tree.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         close = difflib.get_close_matches(str(kind), KINDS, n=1)
@@ -211,7 +214,7 @@ def _validated(tree: dict[str, Any], lines: dict[Path_, int], file: Path) -> Ste
         what = "no kind" if kind is None else f"unknown kind {kind!r}"
         raise UserError(what, where=f"{file}:{lines.get(('kind',), 1)}", mend=mend)
     try:
-        return KINDS[kind].model_validate(_as_meant(tree))
+        return KINDS[kind].model_validate(_as_meant(tree), context={"folder": folder})
     except ValidationError as error:
         problems = [_explain(KINDS[kind], tree, detail, lines, file) for detail in error.errors()]
         raise UserErrors(problems) from None
@@ -250,7 +253,8 @@ def _explain(model: type[BaseModel], tree: Any, detail: Any, lines: dict[Path_, 
     message = str(detail["msg"]).removeprefix("Value error, ")
     value = detail["input"]
     shown = "" if isinstance(value, dict | list) else f", but is {value!r}"
-    return UserError(f"{name}: {message[0].lower()}{message[1:]}{shown}", where=where)
+    mend = detail.get("ctx", {}).get("mend", "")
+    return UserError(f"{name}: {message[0].lower()}{message[1:]}{shown}", where=where, mend=mend)
 
 
 def _fields_at(model: type[BaseModel], path: Path_) -> list[str]:

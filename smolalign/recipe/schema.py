@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
 
 from smolalign.recipe.block import Fraction, PositiveInt, Strict
 from smolalign.recipe.data import DataSource, Decontaminate, Deduplicate, Filters
+from smolalign.recipe.held_out import is_held_out_source, is_held_out_split
 
 # A step's name is a folder's name, and stands before a dot in overrides.
 StepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
@@ -96,10 +99,32 @@ class Step(Strict):
     """Seed of everything random."""
 
 
+def _never_held_out(source: DataSource, info: ValidationInfo) -> DataSource:
+    """Raises PydanticCustomError where a source's names say that it holds rows to measure on.
+
+    The context's `folder`, if there is one, is where relative paths start: what is a folder there is no Hub id.
+    """
+    is_folder = info.context is not None and os.path.isdir(info.context["folder"] / source.source)
+    if source.split and is_held_out_split(source.split):
+        named = f"split {source.split!r}"
+    elif is_held_out_source(f"./{source.source}" if is_folder else source.source):
+        named = f"source {source.source!r}"
+    else:
+        return source
+    mend = "name the split or file of rows to train on; these are for eval_data and eval"
+    raise PydanticCustomError(
+        "held_out", "{named} holds rows to measure on, never to train on", {"named": named, "mend": mend}
+    )
+
+
+TrainedSource = Annotated[DataSource, AfterValidator(_never_held_out)]
+"""A source whose rows something is trained on."""
+
+
 class AssemblyStep(Step):
     """What every step has that assembles rows."""
 
-    data: Annotated[list[DataSource], Field(min_length=1)]
+    data: Annotated[list[TrainedSource], Field(min_length=1)]
     """The sources of rows."""
     filters: Filters = Filters()
     """Filters of every source."""
@@ -113,13 +138,6 @@ class AssemblyStep(Step):
     """Share of `data` held out as split `test`, chosen by a hash of each row's first user turn."""
     max_rejected: Fraction = 0.01
     """Largest share of broken rows before the step fails; they are set aside in `rejected.jsonl`."""
-
-    @model_validator(mode="after")
-    def held_out_splits_stay_held_out(self) -> AssemblyStep:
-        for number, source in enumerate(self.data):
-            if source.split and any(part.strip().startswith(("test", "all")) for part in source.split.split("+")):
-                raise ValueError(f"data.{number}: split {source.split!r} holds rows to measure on, never to train on")
-        return self
 
 
 class TrainStep(AssemblyStep):
@@ -143,7 +161,7 @@ class PretrainStep(TrainStep):
     kind: Literal["pretrain"]
     tokenizer: Tokenizer = Tokenizer()
     """The tokenizer to train."""
-    tokenizer_data: list[DataSource] = Field(default_factory=list)
+    tokenizer_data: list[TrainedSource] = Field(default_factory=list)
     """Further rows, chats included, for the tokenizer alone."""
     architecture: Architecture = Architecture()
     """The model to train."""
