@@ -3,6 +3,7 @@ here."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 from smolalign.data.assembly import slurm
 from smolalign.data.assembly.assemble import Run
 from smolalign.data.assembly.engine_file import Engine
-from smolalign.data.assembly.engine_work import DONE, FAILED, LOGS, RANKS, Stage, write_stage
+from smolalign.data.assembly.engine_work import DONE, FAILED, LOGS, RANKS, STAGE, Stage, write_stage
 from smolalign.errors import UserError
 from smolalign.report import Reporter
 
@@ -61,11 +62,15 @@ def stages_on(engine: Engine, home: Path, note: Path, report: Reporter) -> Run:
 
 
 def _new_folder(home: Path, stage: str) -> Path:
-    """A folder for this attempt at a stage alone: nothing that an earlier one left counts as done."""
-    number = 1
-    while (folder := home / f"{stage}-{number}").exists():
-        number += 1
-    return folder
+    """A folder for this attempt at a stage alone: nothing that an earlier one left counts as done.
+
+    Tasks of earlier attempts that begin only now, since a run was killed as it submitted them, find nothing to do.
+    """
+    for earlier in home.glob(f"*/{STAGE}"):
+        earlier.unlink()
+    stem = f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folders = (home / (stem if number == 1 else f"{stem}-{number}") for number in itertools.count(1))
+    return next(folder for folder in folders if not folder.exists())
 
 
 def _watched(work: _Process | _Jobs, folder: Path, count: int, seconds: float) -> Generator[int, None, None]:
@@ -183,7 +188,8 @@ class _Jobs:
         return not there
 
     def end(self) -> None:
-        """Cancel what has not ended by itself."""
+        """Cancel what has not ended by itself; first see what is just being submitted."""
+        self.submitting.process.wait()
         self.submitting.end()
         slurm.end_all(self.note)
 

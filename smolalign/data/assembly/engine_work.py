@@ -121,15 +121,18 @@ def executor_of(folder: Path, stage: Stage) -> Any:
 
 
 def launch(folder: str, parent: int) -> None:
-    """The whole work of a process that is started for a stage: run its executor, and end with the parent.
+    """The whole work of a process that is started for a stage: run its executor.
 
-    The process leads a group of its own, which ends as a whole: a worker that outlived the run would write into the
-    files of the next.
+    Workers end with the run that started them: one that outlived it would write into the files of the next. So the
+    process leads a group, which ends as a whole. Slurm's jobs outlive it anyway: they are all submitted, and noted.
     """
-    signal.signal(signal.SIGHUP, lambda *_: os.killpg(0, signal.SIGKILL))
-    processes.signal_of_parents_end(signal.SIGHUP)
-    if os.getppid() == parent:
-        executor_of(Path(folder), read_stage(Path(folder))).run()
+    stage = read_stage(Path(folder))
+    if stage.kind != "slurm":
+        signal.signal(signal.SIGHUP, lambda *_: os.killpg(0, signal.SIGKILL))
+        processes.signal_of_parents_end(signal.SIGHUP)
+        if os.getppid() != parent:
+            return
+    executor_of(Path(folder), stage).run()
 
 
 def _write(path: Path, content: bytes) -> None:
