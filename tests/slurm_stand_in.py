@@ -1,7 +1,8 @@
 """Slurm's commands as far as datatrove and smolalign use them: jobs are run for real, by bash, one task at a time.
 
 Each command is a link to this file. What is known of a job lies in `$STAND_IN/JOB`. Tasks named in `$STAND_IN/kill` end
-as if memory had run out, and jobs named in `$STAND_IN/hold` do not begin.
+as if memory had run out, and jobs named in `$STAND_IN/hold` do not begin. `$STAND_IN/busy` is how
+often the controller will not answer.
 """
 
 from __future__ import annotations
@@ -79,6 +80,9 @@ def srun(arguments: list[str]) -> None:
 
 def squeue(arguments: list[str]) -> None:
     jobs = next(a for a in arguments if a.startswith("--jobs=")).removeprefix("--jobs=").split(",")
+    if (STATE / "busy").exists() and (times := int((STATE / "busy").read_text())):
+        (STATE / "busy").write_text(str(times - 1))
+        sys.exit("slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
     known = [job for job in jobs if (STATE / job).is_dir()]
     if not known:
         sys.exit("slurm_load_jobs error: Invalid job id specified")

@@ -108,13 +108,24 @@ def test_the_local_executor_gives_the_very_files_of_the_pool(cli: Cli) -> None:
     assert "cached" in cli("smoltalk", "smoltalk.yaml", "--out", "local").out
 
 
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_ray_gives_the_very_files_of_the_pool(cli: Cli) -> None:
+    Path("ray.yaml").write_text("engine: ray\ntasks: 3\nmem_per_cpu_gb: 0.5\n")
+    assert cli("smoltalk", "smoltalk.yaml", "--out", "pool").code == 0
+    ran = cli("smoltalk", "smoltalk.yaml", "--out", "ray", "--engine", "ray.yaml")
+    assert (ran.code, ran.err) == (0, "")
+    assert made("ray") == made("pool")
+
+
 def test_slurm_gives_the_very_files_of_the_pool(cli: Cli, slurm: Path) -> None:
     assert cli("smoltalk", "smoltalk.yaml", "--out", "pool").code == 0
+    (slurm / "busy").write_text("3")
     ran = cli("smoltalk", "smoltalk.yaml", "--out", "slurm-run", "--engine", "slurm.yaml")
     assert (ran.code, ran.err) == (0, "")
     assert made("slurm-run") == made("pool")
     # Three tasks in arrays of two at most, one task that chooses, two shards; and nothing else.
     assert jobs(slurm) == ["1", "2", "3", "4"]
+    assert (slurm / "busy").read_text() == "0"
     assert not list(slurm.glob("*/cancelled"))
     assert not (Path("slurm-run") / "smoltalk" / ".slurm-jobs").exists()
     script = (slurm / "1" / "script").read_text()
@@ -225,9 +236,8 @@ def test_tasks_that_slurm_killed_are_told_and_done_by_the_next_run(
 
 def spoil(file: Path) -> None:
     """Rows in Parquet of which the first group can be read and the second not."""
-    pq.write_table(
-        pa.Table.from_pylist([record(f"p {i}", words(f"p {i}")) for i in range(2000)]), file, row_group_size=1000
-    )
+    rows = [record(f"p {number}", words(f"p {number}")) for number in range(2000)]
+    pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=1000)
     column = pq.ParquetFile(file).metadata.row_group(1).column(0)
     content = bytearray(file.read_bytes())
     middle = column.data_page_offset + column.total_compressed_size // 2
@@ -265,6 +275,23 @@ def test_an_error_is_the_very_line_that_it_is_without_an_engine(
     assert list(Path("out/smoltalk/checkpoints/assembly/engine").glob(f"{where}-*"))
     assert not Path("out/smoltalk/.slurm-jobs").exists()
     assert not at_work(str(Path("out").absolute()))
+
+
+def test_jobs_that_may_be_at_work_and_cannot_be_ended_from_here_are_told(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smolalign.data.assembly.slurm._SECONDS_TO_LEAVE", 0.0)
+    note = Path("out/smoltalk/.slurm-jobs")
+    note.parent.mkdir(parents=True)
+    note.write_text("7\n8\n")
+    ran = cli("smoltalk", "smoltalk.yaml", "--out", "out")
+    assert (ran.code, ran.err) == (
+        2,
+        "error out/smoltalk/.slurm-jobs: Slurm's jobs 7, 8 cannot be ended: squeue: No such file or directory → "
+        "scancel 7 8 where Slurm answers, then remove that file\n",
+    )
+    note.unlink()
+    assert cli("smoltalk", "smoltalk.yaml", "--out", "out").code == 0
 
 
 def test_what_slurm_says_to_a_job_that_it_refuses_is_told(cli: Cli, slurm: Path) -> None:

@@ -126,11 +126,17 @@ class _Process:
         """Whether the process has ended. Raises UserError if one of its workers was killed, for which it would wait."""
         if self.process.poll() is not None:
             return True
-        for file in (self.folder / RANKS).iterdir() if self.engine.kind == "local" else ():
+        # Where a task has failed, workers are ended because of that.
+        if self.engine.kind == "local" and self._has_lost_worker() and not _numbers(self.folder / FAILED):
+            mend = f"lower workers in {self.engine.file} if memory ran out; {_GO_ON}"
+            raise UserError("a worker process was killed", where=str(self.folder / LOGS), mend=mend)
+        return False
+
+    def _has_lost_worker(self) -> bool:
+        for file in (self.folder / RANKS).iterdir():
             with suppress(FileNotFoundError, ValueError):
                 if not _is_alive(int(file.read_text(encoding="utf-8"))) and file.exists():
-                    mend = f"lower workers in {self.engine.file} if memory ran out; {_GO_ON}"
-                    raise UserError("a worker process was killed", where=str(self.folder / LOGS), mend=mend)
+                    return True
         return False
 
     def end(self) -> None:

@@ -64,7 +64,7 @@ class Share(PipelineStep):
                 _write(folder / FAILED / f"{number:05}", pickle.dumps(told))
                 raise
             _write(folder / DONE / f"{number:05}", b"")
-        at_work.unlink()
+        at_work.unlink(missing_ok=True)
 
 
 class Slurm(SlurmPipelineExecutor):

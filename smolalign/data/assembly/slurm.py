@@ -27,7 +27,7 @@ def are_there(jobs: Sequence[str]) -> bool:
     return bool(ended.stdout.strip())
 
 
-def cancel(jobs: Sequence[str]) -> None:
+def _cancel(jobs: Sequence[str]) -> None:
     """End the jobs, and wait until they are gone.
 
     Raises:
@@ -43,7 +43,7 @@ def cancel(jobs: Sequence[str]) -> None:
         except UserError as error:
             told = error.what
         if time.monotonic() > give_up:
-            mend = f"scancel {' '.join(jobs)}, then run the same command again"
+            mend = f"scancel {' '.join(jobs)} where Slurm answers, then remove that file"
             raise UserError(f"Slurm's jobs {', '.join(jobs)} cannot be ended: {told}", mend=mend)
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 
@@ -68,7 +68,10 @@ def end_all(note: Path) -> bool:
     """
     jobs = jobs_in(note)
     if jobs:
-        cancel(jobs)
+        try:
+            _cancel(jobs)
+        except UserError as error:
+            raise error.at(note) from None
     note.unlink(missing_ok=True)
     return bool(jobs)
 
@@ -77,4 +80,4 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
-        return subprocess.CompletedProcess(command, 127, "", f"{command[0]}: {error.strerror}")
+        return subprocess.CompletedProcess(command, 127, "", str(error.strerror))
