@@ -149,33 +149,39 @@ def wait_for(there: Callable[[], Any], process: subprocess.Popen[bytes] | None =
         time.sleep(0.01)
 
 
-def at_work(folder: str) -> list[str]:
-    """Processes that were started with the folder in their command line, or by one that was."""
-    found = []
+def at_work(folder: str) -> list[int]:
+    """Processes that were started with the folder in their command line, and all that those have started."""
+    groups, leaders = {}, set()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if folder in (process / "cmdline").read_text(errors="replace"):
-                found.append(process.name)
-    return found
+            groups[int(process.name)] = os.getpgid(int(process.name))
+            if f"launch('{folder}" in (process / "cmdline").read_text(errors="replace"):
+                leaders.add(groups[int(process.name)])
+    return [process for process, group in groups.items() if group in leaders]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system ends the processes on Linux only")
-def test_a_killed_run_ends_its_workers_and_goes_on_to_the_very_same_files(cli: Cli, tmp_path: Path) -> None:
-    for name in "ab":
-        write_jsonl(tmp_path / f"{name}.jsonl", [record(f"{name} {i}", words(f"{name} {i}", 300)) for i in range(3000)])
-    (tmp_path / "smoltalk.yaml").write_text(RECIPE + "filters: {max_repetition: 0.9}\n")
-    (tmp_path / "local.yaml").write_text("engine: local\ntasks: 2\nworkers: 1\n")
+def test_a_killed_run_ends_its_workers_and_goes_on_to_the_very_same_files(tmp_path: Path) -> None:
+    for name in "abcd":
+        write_jsonl(tmp_path / f"{name}.jsonl", [record(f"{name} {i}", words(f"{name} {i}", 300)) for i in range(2000)])
+    text = RECIPE.replace("{source: a.jsonl}", "{source: a.jsonl}, {source: c.jsonl}, {source: d.jsonl}")
+    (tmp_path / "smoltalk.yaml").write_text(text)
+    (tmp_path / "local.yaml").write_text("engine: local\ntasks: 2\nworkers: 2\n")
     process = start("killed", "--engine", "local.yaml")
-    staged = tmp_path / "killed" / "smoltalk" / "checkpoints" / "assembly" / "unit-00000.json"
-    wait_for(staged.exists, process)
+    work = tmp_path / "killed" / "smoltalk" / "checkpoints" / "assembly"
+    wait_for(lambda: list(work.glob("unit-*.json")), process)
+    group = at_work(str(work))
+    assert len(group) >= 4  # the executor, its manager and two workers
     process.kill()
     process.wait()
-    wait_for(lambda: not at_work(str(tmp_path / "killed")))
-    assert not (staged.parent / "unit-00001.json").exists()
-    written = staged.stat().st_mtime_ns
+    wait_for(lambda: not any(Path(f"/proc/{each}").exists() for each in group))
+    written = {file: file.stat().st_mtime_ns for file in work.glob("unit-*.json")}
+    assert 1 <= len(written) < 4
     again = start("killed", "--engine", "local.yaml")
     while again.poll() is None:
-        assert not staged.exists() or staged.stat().st_mtime_ns == written
+        for file, moment in written.items():
+            with contextlib.suppress(FileNotFoundError):
+                assert file.stat().st_mtime_ns == moment
         time.sleep(0.01)
     assert again.wait() == 0
     ended = read_json(tmp_path / "killed" / "smoltalk" / "step.json") or {}
@@ -298,10 +304,10 @@ def test_what_slurm_says_to_a_job_that_it_refuses_is_told(cli: Cli, slurm: Path)
     Path("slurm.yaml").write_text(SLURM.replace("cpu", "gone"))
     ran = cli("smoltalk", "smoltalk.yaml", "--engine", "slurm.yaml")
     assert ran.code == 2
-    assert "Slurm took no jobs: sbatch: error: invalid partition specified: gone → mend slurm.yaml" in ran.err
+    assert "Slurm refused the jobs: sbatch: error: invalid partition specified: gone → mend slurm.yaml" in ran.err
     Path("slurm.yaml").write_text(f"{SLURM}job_id_position: 0\n")
     ran = cli("smoltalk", "smoltalk.yaml", "--engine", "slurm.yaml")
-    assert "'Submitted' is no job's id → set job_id_position in slurm.yaml" in ran.err
+    assert "'Submitted' is no job's id → scancel it, and set job_id_position in slurm.yaml" in ran.err
 
 
 def touch(folder: Path, number: int) -> None:

@@ -151,8 +151,8 @@ class _Process:
         return UserError(what, where=str(self.folder / LOG), mend=f"see {self.engine.file}; {_GO_ON}")
 
     def unsubmitted(self) -> UserError:
-        """Why no jobs were submitted, as far as the log tells."""
-        what = f"Slurm took no jobs: {self._last_words()}"
+        """Why jobs were not submitted, as far as the log tells."""
+        what = f"Slurm refused the jobs: {self._last_words()}"
         return UserError(what, where=str(self.folder / LOG), mend=f"mend {self.engine.file}")
 
     def _last_words(self) -> str:
@@ -173,7 +173,7 @@ class _Jobs:
         self.unanswered = 0
 
     def is_over(self) -> bool:
-        """Whether no job waits or runs any more. Raises UserError if none could be submitted."""
+        """Whether no job waits or runs any more. Raises UserError if they could not be submitted."""
         if not self.submitting.is_over():
             return False
         jobs = slurm.jobs_in(self.note)
@@ -181,7 +181,7 @@ class _Jobs:
             raise self.submitting.unsubmitted()
         if wrong := [job for job in jobs if not job.isdigit()]:
             self.note.unlink()
-            mend = f"set job_id_position in {self.engine.file} to where the id stands in what sbatch says"
+            mend = f"scancel it, and set job_id_position in {self.engine.file} to where sbatch says the id"
             raise UserError(f"{wrong[0]!r} is no job's id", where=str(self.folder / LOG), mend=mend)
         try:
             there = slurm.are_there(jobs)
@@ -204,9 +204,8 @@ class _Jobs:
         jobs = slurm.jobs_in(self.note)
         ended = slurm.how_they_ended(jobs)
         shown = ", ".join(f"{job} {state}" for job, state in ended[:3]) + (", …" if len(ended) > 3 else "")
-        what = f"Slurm's jobs {', '.join(jobs)} left {missing} of {count} parts undone" + (
-            f" ({shown})" if ended else ""
-        )
+        what = f"Slurm's jobs {', '.join(jobs)} left {missing} of {count} parts undone"
+        what += f" ({shown})" if shown else ""
         states = {state.split()[0] for _, state in ended}
         mend = next((mend for state, mend in _MENDS.items() if state in states), "see the logs there")
         return UserError(what, where=str(self.folder / LOGS), mend=f"{mend}; {_GO_ON}")
@@ -217,4 +216,6 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
+    except PermissionError:
+        pass
     return True
