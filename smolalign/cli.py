@@ -120,10 +120,17 @@ def pretrain(
 
 @app.command()
 def smoltalk(
-    recipe: RecipeArgument, overrides: Overrides = None, out: Out = None, fresh: Fresh = False, dry_run: DryRun = False
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    out: Out = None,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+    engine: Annotated[
+        Path | None, typer.Option("--engine", metavar="FILE", help="Run it on the cluster that a file describes.")
+    ] = None,
 ) -> None:
     """Assemble the SFT mixture from several sources."""
-    _step("smoltalk", recipe, overrides, out, fresh, dry_run)
+    _step("smoltalk", recipe, overrides, out, fresh, dry_run, engine_file=engine)
 
 
 @app.command()

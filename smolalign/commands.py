@@ -28,6 +28,7 @@ from smolalign.store import is_done, read_json, write_text
 
 if TYPE_CHECKING:
     from smolalign.check import Finding
+    from smolalign.data.assembly.engine_file import Engine
 
 
 def run_chain(argument: str, overrides: Sequence[str], out: Path | None, *, fresh: bool, dry_run: bool) -> None:
@@ -65,8 +66,10 @@ def run_one(
     explain: bool = False,
     model: str | None = None,
     data: Sequence[str] | None = None,
+    engine_file: Path | None = None,
 ) -> None:
     """One step by its recipe, or by `--model` and `--data`."""
+    engine = _engine(engine_file)
     recipe = _one_recipe(kind, argument, overrides, model, data)
     name = _name(recipe)
     run_folder = out or default_run_folder(recipe)
@@ -74,8 +77,10 @@ def run_one(
         _say_what_would_run({**_neighbours(recipe), name: recipe}, run_folder, only=name)
         if explain:
             _explain(recipe, run_folder)
+        if engine:
+            print_line(f"engine: {engine.line()}")
         return
-    result = _run(name, recipe, run_folder, fresh, explain=explain)
+    result = _run(name, recipe, run_folder, fresh, explain=explain, engine=engine)
     if kind == "eval":
         _show_evaluation(result)
         return
@@ -133,10 +138,21 @@ def _one_recipe(
     return recipe
 
 
-def _run(name: str, recipe: Recipe, run_folder: Path, fresh: bool, *, explain: bool = False) -> StepResult:
+def _engine(file: Path | None) -> Engine | None:
+    """What `--engine` asks for."""
+    if file is None:
+        return None
+    from smolalign.data.assembly.engine_file import read_engine
+
+    return read_engine(file)
+
+
+def _run(
+    name: str, recipe: Recipe, run_folder: Path, fresh: bool, *, explain: bool = False, engine: Engine | None = None
+) -> StepResult:
     screen = Screen(name, explain=explain)
     try:
-        result = run_step(name, recipe, run_folder, screen, fresh=fresh)
+        result = run_step(name, recipe, run_folder, screen, fresh=fresh, engine=engine)
     finally:
         screen.close()
     if is_main():

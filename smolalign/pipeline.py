@@ -121,7 +121,9 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
     return Resolved(step, inputs, digest_json(identity), digest_json(resumable))
 
 
-def run_step(name: str, recipe: Recipe, run_folder: Path, report: Reporter, *, fresh: bool = False) -> StepResult:
+def run_step(
+    name: str, recipe: Recipe, run_folder: Path, report: Reporter, *, fresh: bool = False, engine: Any = None
+) -> StepResult:
     """Run one step, or find that it is done.
 
     Args:
@@ -130,6 +132,7 @@ def run_step(name: str, recipe: Recipe, run_folder: Path, report: Reporter, *, f
         run_folder: such as `runs/nano`.
         report: where progress is shown.
         fresh: run it even where it is done, from its beginning.
+        engine: what an assembly runs on, in place of this machine; the result is the same.
     """
     resolved, done = find_done(name, recipe, run_folder)
     folder = run_folder / name
@@ -146,7 +149,7 @@ def run_step(name: str, recipe: Recipe, run_folder: Path, report: Reporter, *, f
             report.say(f"{name}: taking up the run that was cut off")
         write_text(folder / "recipe.yaml", dump_recipe(resolved.step))
         started = time.monotonic()
-        outcome = _run(recipe, resolved, folder, report)
+        outcome = _run(recipe, resolved, folder, report, **({"engine": engine} if engine else {}))
         manifest = {
             "name": name,
             "kind": recipe.kind,
@@ -184,10 +187,10 @@ def find_done(name: str, recipe: Recipe, run_folder: Path) -> tuple[Resolved, St
     return resolved, StepResult(name, folder, manifest, cached=True) if manifest else None
 
 
-def _run(recipe: Recipe, resolved: Resolved, folder: Path, report: Reporter) -> Outcome:
-    run: Callable[[Step, Path, Reporter], Outcome] = importlib.import_module(RUNNERS[recipe.kind]).run
+def _run(recipe: Recipe, resolved: Resolved, folder: Path, report: Reporter, **own: Any) -> Outcome:
+    run: Callable[..., Outcome] = importlib.import_module(RUNNERS[recipe.kind]).run
     try:
-        return run(resolved.step, folder, report)
+        return run(resolved.step, folder, report, **own)
     except UserError as error:
         raise error.at(recipe.file) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Sequence
 
@@ -110,10 +111,15 @@ def end_with_launcher() -> None:
 
     Without it the processes of a killed launch would train on, and hold the step's folder.
     """
-    if not is_launched() or not hasattr(os, "sched_getaffinity"):
+    if is_launched():
+        signal_of_parents_end(signal.SIGKILL)
+
+
+def signal_of_parents_end(number: signal.Signals) -> None:
+    """Have the system send this process a signal when its parent is gone. Linux only; elsewhere nothing."""
+    if not hasattr(os, "sched_getaffinity"):
         return
     import ctypes
-    import signal
 
     set_parent_death_signal = 1
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(set_parent_death_signal, number)

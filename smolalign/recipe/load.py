@@ -17,6 +17,7 @@ from smolalign.errors import UserError, UserErrors
 from smolalign.recipe.schema import KINDS, PipelineStep, Step
 
 Path_ = tuple[str | int, ...]
+Tree = tuple[dict[str, Any], dict[Path_, int]]
 _EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
 
@@ -43,7 +44,7 @@ def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserErrors: everything that is wrong with it.
     """
-    tree, lines = _read_yaml(file)
+    tree, lines = read_yaml(file)
     _apply_overrides(tree, overrides)
     folder = file.resolve().parent
     return Recipe(_validated(tree, lines, file, folder), file, folder)
@@ -61,7 +62,7 @@ def load_pipeline_steps(pipeline: Recipe, overrides: Sequence[str] = ()) -> dict
     """
     assert isinstance(pipeline.step, PipelineStep)
     by_step = _overrides_by_step(list(pipeline.step.steps), overrides)
-    _, lines = _read_yaml(pipeline.file)
+    _, lines = read_yaml(pipeline.file)
     steps: dict[str, Recipe] = {}
     problems: list[UserError] = []
     for name, content in pipeline.step.steps.items():
@@ -124,8 +125,16 @@ def _overrides_by_step(names: list[str], overrides: Sequence[str]) -> dict[str, 
     return by_step
 
 
-def _read_yaml(file: Path) -> tuple[dict[str, Any], dict[Path_, int]]:
-    """The file's tree, and the line of every key path in it."""
+def read_yaml(file: Path, begins: str = "a recipe is a mapping that begins with kind:") -> Tree:
+    """The file's tree, and the line of every key path in it.
+
+    Args:
+        file: to read.
+        begins: what is said where it is no mapping.
+
+    Raises:
+        UserError: it cannot be read, is no YAML, has a key twice, or is no mapping.
+    """
     try:
         text = file.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -140,7 +149,7 @@ def _read_yaml(file: Path) -> tuple[dict[str, Any], dict[Path_, int]]:
     except yaml.YAMLError as error:
         raise UserError(f"not YAML: {error}", where=str(file)) from None
     if not isinstance(tree, dict):
-        raise UserError("a recipe is a mapping that begins with kind:", where=str(file))
+        raise UserError(begins, where=str(file))
     assert node is not None
     lines = dict(_lines_of(node, ()))
     _reject_duplicate_keys(node, file)
@@ -216,7 +225,7 @@ def _validated(tree: dict[str, Any], lines: dict[Path_, int], file: Path, folder
     try:
         return KINDS[kind].model_validate(_as_meant(tree), context={"folder": folder})
     except ValidationError as error:
-        problems = [_explain(KINDS[kind], tree, detail, lines, file) for detail in error.errors()]
+        problems = [explain(KINDS[kind], tree, detail, lines, file) for detail in error.errors()]
         raise UserErrors(problems) from None
 
 
@@ -236,7 +245,8 @@ def _trainer_as_meant(value: Any, key: str = "") -> Any:
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
-def _explain(model: type[BaseModel], tree: Any, detail: Any, lines: dict[Path_, int], file: Path) -> UserError:
+def explain(model: type[BaseModel], tree: Any, detail: Any, lines: dict[Path_, int], file: Path) -> UserError:
+    """What pydantic found wrong with a field of a file, with its line and the nearest known key."""
     path: Path_ = tuple(detail["loc"])
     name = ".".join(str(part) for part in path) or str(tree.get("kind"))
     known = path

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from smolalign.data.assembly.ledger import data_report
 from smolalign.data.assembly.plan import Assembly, Plan, make_plan
 from smolalign.data.assembly.pool import run_tasks
 from smolalign.data.assembly.prepare import Means, prepare_unit
-from smolalign.data.assembly.staging import Rejected, read_notes
+from smolalign.data.assembly.staging import Rejected, read_notes, unit_is_staged
 from smolalign.data.assembly.tokens import Counter as TokenCounter
 from smolalign.data.assembly.tokens import tokenizer_file
 from smolalign.data.assembly.write import Shard, read_shards, save_choice, write_shard
@@ -41,8 +42,18 @@ class Assembled:
     report: dict[str, Any]
 
 
+# Called with the name of a stage, a task and the arguments of each call; gives the index of each call as it ends.
+Run = Callable[[str, Callable[..., None], Sequence[tuple[Any, ...]]], Generator[int, None, None]]
+
+
 def assemble(
-    assembly: Assembly, work: Path, target: Path, aside: Path, report: Reporter, workers: int | None = None
+    assembly: Assembly,
+    work: Path,
+    target: Path,
+    aside: Path,
+    report: Reporter,
+    workers: int | None = None,
+    run: Run | None = None,
 ) -> Assembled:
     """Assemble rows into Parquet shards `train-…` and `test-…`.
 
@@ -56,25 +67,28 @@ def assemble(
         aside: JSONL file for broken records, written if there are any.
         report: shown the progress.
         workers: processes; by default the cores that the process may use, one for few rows.
+        run: what runs the tasks of each stage, in place of so many processes of this machine.
 
     Raises:
         UserError: a source or benchmark cannot be read, a filter is impossible, more than `max_rejected` of a source's
             records are broken, or no row is left.
     """
+    # Machines that share a file system do not share the folder that a process is in.
+    work, target = work.absolute(), target.absolute()
     plan = _planned(assembly, work, report)
-    few = sum(unit.rows for unit in plan.units) < _ROWS_ALONE
-    workers = workers or (1 if few else processes.usable_cores())
-    tasks = [(plan, number, work) for number in range(len(plan.units))]
-    _work_off("preparing", "parts", prepare_task, tasks, workers, report)
+    run = run or _in_processes(plan, workers)
+    unprepared = [number for number in range(len(plan.units)) if not unit_is_staged(work, number)]
+    preparing = [(plan, number, work) for number in unprepared]
+    _work_off("preparing", "parts", prepare_task, preparing, len(plan.units), run, report)
     _set_aside(plan, work, aside)
     if read_shards(work) is None:
-        _choose(plan, work)
+        list(run("choosing", choose_task, [(plan, work)]))
     shards = read_shards(work)
     found = read_json(work / _REPORT)
     assert shards is not None
     assert found is not None
-    writing = [(plan, shard, work, target) for shard in shards]
-    _work_off("writing", "shards", write_shard, writing, workers, report)
+    writing = [(plan, shard, work, target) for shard in shards if not (target / shard.file).is_file()]
+    _work_off("writing", "shards", write_shard, writing, len(shards), run, report)
     found["shards"] = [{"file": shard.file, "rows": shard.rows} for shard in shards]
     return Assembled(target, _files(shards, "train"), _files(shards, "test"), found)
 
@@ -113,11 +127,27 @@ def _means(plan: Plan, work: Path) -> Means:
     return _loaded[key]
 
 
+def _in_processes(plan: Plan, workers: int | None) -> Run:
+    """Tasks in so many processes of this machine, by default in one for few rows."""
+    few = sum(unit.rows for unit in plan.units) < _ROWS_ALONE
+    count = workers or (1 if few else processes.usable_cores())
+    return lambda stage, task, arguments: run_tasks(task, arguments, count)
+
+
 def _work_off(
-    what: str, unit: str, task: Any, arguments: list[tuple[Any, ...]], workers: int, report: Reporter
+    stage: str,
+    unit: str,
+    task: Callable[..., None],
+    arguments: Sequence[tuple[Any, ...]],
+    total: int,
+    run: Run,
+    report: Reporter,
 ) -> None:
-    for done, _ in enumerate(run_tasks(task, arguments, workers), start=1):
-        report.progress(Progress(what, done, len(arguments), unit))
+    """Run the tasks that are left to do of `total`."""
+    if arguments:
+        with closing(run(stage, task, arguments)) as ended:
+            for done, _ in enumerate(ended, start=total - len(arguments) + 1):
+                report.progress(Progress(stage, done, total, unit))
 
 
 def _set_aside(plan: Plan, work: Path, file: Path) -> None:
@@ -162,7 +192,8 @@ def _too_many(name: str, broken: list[Rejected], rows: int, most: float, file: P
     )
 
 
-def _choose(plan: Plan, work: Path) -> None:
+def choose_task(plan: Plan, work: Path) -> None:
+    """Decide on all rows, and write the decision down for those who write the shards."""
     rows = gather_rows(plan, work)
     choice = choose(plan, rows, work)
     write_json(work / _REPORT, data_report(plan, rows, choice, work))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
 
-def run_tasks(task: Callable[..., None], arguments: Sequence[tuple[Any, ...]], workers: int) -> Iterator[int]:
+def run_tasks(
+    task: Callable[..., None], arguments: Sequence[tuple[Any, ...]], workers: int
+) -> Generator[int, None, None]:
     """Run `task(*arguments)` for each; yields the index of each as it ends.
 
     Workers are spawned, since the threads of a parent that has drawn a progress bar or multiplied matrices do not
