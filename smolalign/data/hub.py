@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -69,8 +70,10 @@ def _as_one(alike: Sequence[Unreachable]) -> UserError:
     return UserError(what, mend="check the ids, or download them once and give their local paths")
 
 
+@functools.lru_cache(maxsize=1)
 def _table(dataset_id: str, config: str | None, split: str | None, revision: str | None) -> Any:
-    """The split, memory-mapped from the library's cache."""
+    """The split, memory-mapped from the library's cache; kept, since a source is read part by part, and opening it asks
+    the Hub several times."""
     import datasets
 
     wanted = split or "train"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from smolalign.data.assembly.contamination import build_index, load_index, read_
 from smolalign.data.assembly.filters import require_possible
 from smolalign.data.assembly.ledger import data_report
 from smolalign.data.assembly.plan import Assembly, Plan, make_plan
-from smolalign.data.assembly.pool import run_tasks
+from smolalign.data.assembly.pool import Run, pool
 from smolalign.data.assembly.prepare import Means, prepare_unit
 from smolalign.data.assembly.staging import Rejected, read_notes, unit_is_staged
 from smolalign.data.assembly.tokens import Counter as TokenCounter
@@ -40,10 +40,6 @@ class Assembled:
     train: list[str]
     test: list[str]
     report: dict[str, Any]
-
-
-# Called with the name of a stage, a task and the arguments of each call; gives the index of each call as it ends.
-Run = Callable[[str, Callable[..., None], Sequence[tuple[Any, ...]]], Generator[int, None, None]]
 
 
 def assemble(
@@ -76,7 +72,20 @@ def assemble(
     # Machines that share a file system do not share the folder that a process is in.
     work, target = work.absolute(), target.absolute()
     plan = _planned(assembly, work, report)
-    run = run or _in_processes(plan, workers)
+    with nullcontext(run) if run else pool(workers or _usual_workers(plan)) as run_stage:
+        shards, found = _worked_off(plan, work, target, aside, run_stage, report)
+    found["shards"] = [{"file": shard.file, "rows": shard.rows} for shard in shards]
+    return Assembled(target, _files(shards, "train"), _files(shards, "test"), found)
+
+
+def _usual_workers(plan: Plan) -> int:
+    return 1 if sum(unit.rows for unit in plan.units) < _ROWS_ALONE else processes.usable_cores()
+
+
+def _worked_off(
+    plan: Plan, work: Path, target: Path, aside: Path, run: Run, report: Reporter
+) -> tuple[list[Shard], dict[str, Any]]:
+    """All stages, or what is left to do of them. Gives the shards and the report."""
     unprepared = [number for number in range(len(plan.units)) if not unit_is_staged(work, number)]
     preparing = [(plan, number, work) for number in unprepared]
     _work_off("preparing", "parts", prepare_task, preparing, len(plan.units), run, report)
@@ -89,8 +98,7 @@ def assemble(
     assert found is not None
     writing = [(plan, shard, work, target) for shard in shards if not (target / shard.file).is_file()]
     _work_off("writing", "shards", write_shard, writing, len(shards), run, report)
-    found["shards"] = [{"file": shard.file, "rows": shard.rows} for shard in shards]
-    return Assembled(target, _files(shards, "train"), _files(shards, "test"), found)
+    return shards, found
 
 
 def _planned(assembly: Assembly, work: Path, report: Reporter) -> Plan:
@@ -125,13 +133,6 @@ def _means(plan: Plan, work: Path) -> Means:
         counter = TokenCounter(tokenizer_file(model)) if model else None
         _loaded[key] = Means(load_index(index) if index.exists() else None, counter)
     return _loaded[key]
-
-
-def _in_processes(plan: Plan, workers: int | None) -> Run:
-    """Tasks in so many processes of this machine, by default in one for few rows."""
-    few = sum(unit.rows for unit in plan.units) < _ROWS_ALONE
-    count = workers or (1 if few else processes.usable_cores())
-    return lambda stage, task, arguments: run_tasks(task, arguments, count)
 
 
 def _work_off(

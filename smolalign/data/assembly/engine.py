@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from smolalign.data.assembly import slurm
-from smolalign.data.assembly.assemble import Run
 from smolalign.data.assembly.engine_file import Engine
 from smolalign.data.assembly.engine_work import DONE, FAILED, LOGS, RANKS, STAGE, Stage, write_stage
+from smolalign.data.assembly.pool import Run
 from smolalign.errors import UserError
 from smolalign.report import Reporter
 
