@@ -28,7 +28,7 @@ from smolalign.store import is_done, read_json, write_text
 
 if TYPE_CHECKING:
     from smolalign.check import Finding
-    from smolalign.data.assembly.engine_file import Engine
+    from smolalign.data.assembly.engine.file import Engine
 
 
 def run_chain(argument: str, overrides: Sequence[str], out: Path | None, *, fresh: bool, dry_run: bool) -> None:
@@ -142,7 +142,7 @@ def _engine(file: Path | None) -> Engine | None:
     """What `--engine` asks for."""
     if file is None:
         return None
-    from smolalign.data.assembly.engine_file import read_engine
+    from smolalign.data.assembly.engine.file import read_engine
 
     return read_engine(file)
 

@@ -22,9 +22,9 @@ import pytest
 import slurm_stand_in
 from conftest import Ran, write_jsonl
 
-from smolalign.data.assembly import engine as engines
-from smolalign.data.assembly.engine_file import Engine, read_engine
-from smolalign.data.assembly.engine_work import Share, Stage, executor_of, write_stage
+from smolalign.data.assembly.engine import stages as engines
+from smolalign.data.assembly.engine.file import Engine, read_engine
+from smolalign.data.assembly.engine.work import Share, Stage, executor_of, write_stage
 from smolalign.errors import Failed, UserError
 from smolalign.report import Silent
 from smolalign.store import read_json
@@ -75,7 +75,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the stand-in for Slurm, whose commands are on the path."""
     monkeypatch.setenv("PATH", f"{slurm_stand_in.install(tmp_path / 'slurm')}:{os.environ['PATH']}")
     monkeypatch.setenv("STAND_IN", str(tmp_path / "slurm"))
-    monkeypatch.setattr("smolalign.data.assembly.slurm._SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr("smolalign.data.assembly.engine.slurm._SECONDS_BETWEEN_LOOKS", 0.05)
     return tmp_path / "slurm"
 
 
@@ -286,7 +286,7 @@ def test_an_error_is_the_very_line_that_it_is_without_an_engine(
 def test_jobs_that_may_be_at_work_and_cannot_be_ended_from_here_are_told(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smolalign.data.assembly.slurm._SECONDS_TO_LEAVE", 0.0)
+    monkeypatch.setattr("smolalign.data.assembly.engine.slurm._SECONDS_TO_LEAVE", 0.0)
     note = Path("out/smoltalk/.slurm-jobs")
     note.parent.mkdir(parents=True)
     note.write_text("7\n8\n")

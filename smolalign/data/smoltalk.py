@@ -12,7 +12,7 @@ from smolalign.recipe.schema import SmoltalkStep
 from smolalign.report import Reporter
 
 if TYPE_CHECKING:
-    from smolalign.data.assembly.engine_file import Engine
+    from smolalign.data.assembly.engine.file import Engine
 
 # Beside what a run that starts over removes: jobs outlive the run that was killed.
 _JOBS = ".slurm-jobs"
@@ -34,7 +34,7 @@ def run(step: SmoltalkStep, folder: Path, report: Reporter, engine: Engine | Non
     assembly, work, target = assembly_of(step, "chat", source_names(step.data)), _work(folder), folder / "data"
     run = None
     if engine is not None:
-        from smolalign.data.assembly.engine import stages_on
+        from smolalign.data.assembly.engine.stages import stages_on
 
         run = stages_on(engine, work / "engine", folder / _JOBS, report)
     found = assemble(assembly, work, target, folder / "rejected.jsonl", report, run=run)
@@ -47,7 +47,7 @@ def _work(folder: Path) -> Path:
     """Where rows are staged, with no job of an earlier run at work there any more."""
     work = folder / "checkpoints" / "assembly"
     if (folder / _JOBS).exists():
-        from smolalign.data.assembly.slurm import end_all
+        from smolalign.data.assembly.engine.slurm import end_all
 
         if end_all(folder / _JOBS) and not (work / "plan.json").exists():
             # This run starts over: what the jobs have written since is of another assembly.

@@ -19,7 +19,7 @@ from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
 from smolalign import processes
-from smolalign.data.assembly.engine_file import executor_class
+from smolalign.data.assembly.engine.file import executor_class
 from smolalign.errors import Failed, UserError
 
 STAGE = "stage.pickle"

@@ -15,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from smolalign.data.assembly import slurm
-from smolalign.data.assembly.engine_file import Engine
-from smolalign.data.assembly.engine_work import DONE, FAILED, LOGS, RANKS, STAGE, Stage, write_stage
+from smolalign.data.assembly.engine import slurm
+from smolalign.data.assembly.engine.file import Engine
+from smolalign.data.assembly.engine.work import DONE, FAILED, LOGS, RANKS, STAGE, Stage, write_stage
 from smolalign.data.assembly.pool import Run
 from smolalign.errors import UserError
 from smolalign.report import Reporter
@@ -108,7 +108,7 @@ class _Process:
 
     def __init__(self, folder: Path, engine: Engine) -> None:
         self.folder, self.engine = folder, engine
-        code = f"import sys; sys.path[:] = {sys.path!r}\nfrom smolalign.data.assembly.engine_work import launch\n"
+        code = f"import sys; sys.path[:] = {sys.path!r}\nfrom smolalign.data.assembly.engine.work import launch\n"
         code += f"launch({str(folder)!r}, {os.getpid()})"
         # Inside of an array of Slurm's the executor would take itself for a task of its own.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_ARRAY_")}
