@@ -1,16 +1,62 @@
-"""A stand-in for the Hugging Face Hub on the loopback: datasets of text files, as the `datasets` library asks for."""
+"""A stand-in for the Hugging Face Hub on the loopback: datasets of text files, as the `datasets` library asks for them,
+at `main` and at every commit."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from conftest import ROOT, Ran
+
 COMMIT = "c" * 40
+
+
+# Several commands in one process, since what takes longest is the import of the libraries.
+COMMANDS = """
+import json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from smolalign import console
+from smolalign.cli import main
+
+ended = []
+for command in json.loads(sys.argv[1]):
+    out, err, code = StringIO(), StringIO(), 0
+    sys.argv, console.out.file, console.err.file = ["smolalign", *command], out, err
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    ended.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(ended))
+"""
+
+
+def beside_hub(datasets: Mapping[str, Mapping[str, str]], cache: Path, *commands: Sequence[str]) -> list[Ran]:
+    """Runs commands of the program one after the other, in a process of their own that finds the Hub here."""
+    with served(datasets) as address:
+        env = {
+            **os.environ,
+            "HF_ENDPOINT": address,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(cache),
+            "PYTHONPATH": str(ROOT),
+        }
+        command = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
+        ended = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return [Ran(*one) for one in json.loads(ended.stdout)]
 
 
 @contextmanager
@@ -30,7 +76,7 @@ def served(datasets: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
             path = unquote(urlsplit(self.path).path).removeprefix("/api").removeprefix("/datasets/")
             owner, name, *rest = path.split("/")
             files = datasets.get(f"{owner}/{name}")
-            if rest[:1] in (["resolve"], ["revision"], ["tree"]) and rest[1] not in ("main", COMMIT):
+            if rest[:1] in (["resolve"], ["revision"], ["tree"]) and not re.fullmatch("main|[0-9a-f]{40}", rest[1]):
                 self._answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
             elif files is None:
                 self._answer(404, b"", {"X-Error-Code": "RepoNotFound"})

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import ROOT, Ran, chats, pairs, write_jsonl
-from hub import served
+from conftest import Ran, chats, pairs, write_jsonl
+from hub import beside_hub
 
 from smolalign.data import survey as surveying
 from smolalign.data.survey import CONFLICT, DAMAGED, ENTITIES, EQUAL, ESCAPED, NUL, TURN_TOKENS, format_of, survey
@@ -338,44 +335,12 @@ configs:
 """
 
 
-# Several commands in one process, since what takes longest is the import of the libraries.
-COMMANDS = """
-import json, sys
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
-from smolalign import console
-from smolalign.cli import main
-
-ended = []
-for command in json.loads(sys.argv[1]):
-    out, err, code = StringIO(), StringIO(), 0
-    sys.argv, console.out.file, console.err.file = ["smolalign", *command], out, err
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-    ended.append([code, out.getvalue(), err.getvalue()])
-print(json.dumps(ended))
-"""
-
-
 def with_hub(cache: Path, *commands: str) -> list[Ran]:
     """Commands run one after the other beside a Hub that has two datasets and no model."""
     lines = "".join(json.dumps(row) + "\n" for row in chats(40))
     many = {"README.md": CARD, **{f"{path}.jsonl": lines for path in ("plain/rows", "graded/train", "graded/test")}}
-    with served({"me/chats": {"data/train.jsonl": lines}, "me/many": many}) as address:
-        env = {
-            **os.environ,
-            "HF_ENDPOINT": address,
-            "HF_HUB_OFFLINE": "0",
-            "HF_HOME": str(cache),
-            "PYTHONPATH": str(ROOT),
-        }
-        asked = json.dumps([command.split() for command in commands])
-        ended = subprocess.run([sys.executable, "-c", COMMANDS, asked], env=env, capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    return [Ran(*one) for one in json.loads(ended.stdout)]
+    datasets = {"me/chats": {"data/train.jsonl": lines}, "me/many": many}
+    return beside_hub(datasets, cache, *(command.split() for command in commands))
 
 
 def test_a_hub_dataset_gives_a_recipe_that_names_it_and_checks(
