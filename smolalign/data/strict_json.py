@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 from smolalign.errors import UserError
@@ -19,8 +20,29 @@ class JsonProblem(ValueError):
 
 def parse(text: str) -> Any:
     """Parses `text`. Raises JsonProblem; its `what` is "Extra data" when more follows the first value."""
+    value = _told(lambda: _DECODER.decode(text))
+    # Escaped halves of surrogate pairs are the only way to a string that UTF-8 (and so Parquet) cannot hold.
+    if "\\ud" in text or "\\uD" in text:
+        _refuse_lone_surrogates(value)
+    return value
+
+
+def parse_first(text: str, start: int) -> tuple[Any, int]:
+    """Parses the first value from `start` on, white space before it aside, and says where it ends. Raises JsonProblem.
+
+    The text may be of any origin: lone surrogates that stand in it unescaped are refused too.
+    """
+    while text[start : start + 1] in (" ", "\t", "\n", "\r"):
+        start += 1
+    value, end = _told(lambda: _DECODER.raw_decode(text, start))
+    _refuse_lone_surrogates(value)
+    return value, end
+
+
+def _told(decode: Callable[[], Any]) -> Any:
+    """What a decoder returns; whatever it raises becomes JsonProblem."""
     try:
-        value = _DECODER.decode(text)
+        return decode()
     except json.JSONDecodeError as error:
         raise JsonProblem(error.msg, error.lineno, error.colno) from None
     except RecursionError:
@@ -30,10 +52,6 @@ def parse(text: str) -> Any:
     except ValueError:
         # The decoder's only other complaint: Python refuses to read integers of thousands of digits.
         raise JsonProblem("a whole number has too many digits") from None
-    # Escaped halves of surrogate pairs are the only way to a string that UTF-8 (and so Parquet) cannot hold.
-    if "\\ud" in text or "\\uD" in text:
-        _refuse_lone_surrogates(value)
-    return value
 
 
 def parse_field(text: str, field: str) -> Any:

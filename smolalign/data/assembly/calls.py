@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from smolalign.data.strict_json import dump
+from smolalign.data.arguments import argument_flaw
 from smolalign.data.validate import UNKNOWN_TOOL
 from smolalign.rows import Message
-
-MISSING, BREAKS, BROKEN_SCHEMA = "missing argument", "arguments break the schema", "broken tool schema"
 
 
 def call_flaw(turns: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
@@ -21,59 +18,6 @@ def call_flaw(turns: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> t
         for call in turn.tool_calls or ():
             if call.name not in offered:
                 return UNKNOWN_TOOL, call.name
-            if flaw := _flaw(offered[call.name], call.arguments):
+            if flaw := argument_flaw(offered[call.name], call.arguments):
                 return flaw[0], f"{call.name}: {flaw[1]}"
     return None
-
-
-def _flaw(tool: Mapping[str, Any], arguments: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Missing arguments at any depth come before whatever else is wrong, and all are named."""
-    parameters = tool.get("parameters")
-    if not isinstance(parameters, Mapping) or not parameters:
-        return None
-    validator = _validator(dump(parameters))
-    if validator is None:
-        return BROKEN_SCHEMA, "its parameters are no JSON schema"
-    given = dict(arguments)
-    if validator.is_valid(given):
-        return None
-    errors = list(validator.iter_errors(given))
-    if missing := [name for error in errors if (name := _missing(error))]:
-        return MISSING, ", ".join(dict.fromkeys(missing))
-    return BREAKS, str(errors[0].message)
-
-
-def _missing(error: Any) -> str:
-    """The dotted path of the argument that a jsonschema_rs error says is missing, such as `stops[0].city`; empty where
-    it says something else.
-
-    An error of a union (anyOf, oneOf) whose branches all fail says so where a branch lacks arguments and nothing else,
-    such as the object of `anyOf: [object, null]`; the arguments of several such branches are joined by "or". Arguments
-    that are required only beside others, or by a condition, are missing too.
-    """
-    if error.kind.name == "required":
-        return _dotted([*error.instance_path, error.kind.property])
-    branches = [[_missing(inner) for inner in branch] for branch in getattr(error.kind, "context", ())]
-    if not all(branches):
-        return ""  # a oneOf of which several branches hold
-    return " or ".join(dict.fromkeys(", ".join(branch) for branch in branches if all(branch)))
-
-
-def _dotted(path: Sequence[str | int]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
-
-
-@functools.lru_cache(maxsize=10_000)
-def _validator(schema: str) -> Any:
-    """The compiled schema, or None where it is none. References are never fetched."""
-    import json
-
-    import jsonschema_rs
-
-    def refuse(uri: str) -> Any:
-        raise ValueError(f"{uri} is not fetched")
-
-    try:
-        return jsonschema_rs.validator_for(json.loads(schema), retriever=refuse)
-    except ValueError:
-        return None
