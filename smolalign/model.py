@@ -39,8 +39,8 @@ def load_tokenizer(reference: str, template: str = "model") -> Tokenizer:
 
     Args:
         reference: checkpoint folder, adapter folder, `.gguf` file, or Hub id with an optional `@revision`.
-        template: `smollm2`, `chatml`, or `model` for the model's own. Tokens of the first two that the vocabulary lacks
-            are added to it; `fit_vocabulary` gives the model rows for them.
+        template: `smollm2`, `chatml`, `hermes`, or `model` for the model's own. Tokens of the others that the
+            vocabulary lacks are added to it; `fit_vocabulary` gives the model rows for them.
 
     Raises:
         UserError: it cannot be loaded.

@@ -28,7 +28,9 @@ TYPED = (
     {"name": "g", "parameters": {"required": 1}},
 )
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=12).filter(lambda text: "tool_call>" not in text)
+texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=12) | st.sampled_from(
+    ["<tool_call>", "</tool_call>", 'a</tool_call>"', "[]</tool_call>"]
+)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
@@ -42,21 +44,22 @@ def block(inside: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_model: Path) -> Any:
-    return load_tokenizer(str(tiny_model))
+def tokenizers(tiny_model: Path) -> dict[str, Any]:
+    return {name: load_tokenizer(str(tiny_model), name) for name in ("chatml", "hermes")}
 
 
-@given(st.lists(calls, max_size=4), texts)
+@given(st.lists(calls, max_size=4), texts.filter(lambda text: "tool_call>" not in text))
 @settings(max_examples=150, deadline=None)
-def test_what_the_template_writes_is_read_back(tokenizer: Any, made: list[ToolCall], said: str) -> None:
+def test_what_a_template_writes_is_read_back(tokenizers: dict[str, Any], made: list[ToolCall], said: str) -> None:
     said = said.strip() if made else ""
     turn = Message("assistant", said, tuple(made))
-    text = render_text(tokenizer, (Message("user", "q"), turn))
-    reply = text.partition("<|im_start|>assistant\n")[2].removesuffix("<|im_end|>\n")
-    read = parse_reply(reply, [{"name": call.name} for call in made])
-    assert read.problem is None
-    assert read.text == said
-    assert repr(read.calls) == repr(tuple(made))  # repr tells 1 from 1.0 and True
+    for tokenizer in tokenizers.values():
+        text = render_text(tokenizer, (Message("user", "q"), turn))
+        reply = text.partition("<|im_start|>assistant\n")[2].removesuffix("<|im_end|>\n")
+        read = parse_reply(reply, [{"name": call.name} for call in made])
+        assert read.problem is None
+        assert read.text == said
+        assert repr(read.calls) == repr(tuple(made))  # repr tells 1 from 1.0 and True
 
 
 VALID = (

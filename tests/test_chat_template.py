@@ -114,14 +114,92 @@ CASES: dict[str, tuple[Chat, list[Part]]] = {
 }
 
 
+HERMES_INTRODUCTION = (
+    "You are a function calling AI model. You are provided with function signatures within <tools></tools> XML tags. "
+    "You may call one or more functions to assist with the user query. Don't make assumptions about what values to "
+    "plug into functions. Here are the available tools:\n<tools>\n"
+)
+HERMES_REQUEST = (
+    "</tools>\nFor each function call return a json object with function name and arguments within "
+    "<tool_call></tool_call> XML tags as follows:\n"
+    '<tool_call>\n{"name": <function-name>, "arguments": <args-dict>}\n</tool_call>\n'
+    "If none of the functions fits, return an empty list within the tags."
+)
+
+
+def hermes_tools(*tools: dict[str, Any]) -> str:
+    lines = [json.dumps({"type": "function", "function": tool}, ensure_ascii=False) + "\n" for tool in tools]
+    return HERMES_INTRODUCTION + "".join(lines) + HERMES_REQUEST
+
+
+# The cases that Hermes's dialect writes differently.
+HERMES_CASES: dict[str, tuple[Chat, list[Part]]] = {
+    "tools without system": (
+        Chat(CASES["tools without system"][0].messages, (SEARCH, {"name": "other"})),
+        [
+            *turn("system", hermes_tools(SEARCH, {"name": "other"})),
+            *turn("user", "q"),
+            *answer(
+                '<tool_call>\n{"name": "search", "arguments": '
+                '{"q": "naïve <b> & \'x\'", "n": [1, 2.5, null, true]}}\n</tool_call>'
+            ),
+        ],
+    ),
+    "several calls, a result, an answer": (
+        CASES["several calls, a result, an answer"][0],
+        [
+            *turn("system", f"Use tools.\n\n{hermes_tools(SEARCH)}"),
+            *turn("user", "two"),
+            *answer(
+                'Looking.\n<tool_call>\n{"name": "search", "arguments": {"q": "a"}}\n</tool_call>\n'
+                '<tool_call>\n{"name": "search", "arguments": {}}\n</tool_call>'
+            ),
+            *turn("tool", '<tool_response>\n{"found": 1}\n</tool_response>\n<tool_response>\n\n</tool_response>'),
+            *answer("Done."),
+        ],
+    ),
+    "a result a call": (
+        Chat(
+            (
+                user("q"),
+                says("", ToolCall("search", {})),
+                Message("tool", "1"),
+                says("", ToolCall("search", {"q": "b"})),
+                Message("tool", "2"),
+                says("3"),
+            )
+        ),
+        [
+            *turn("user", "q"),
+            *answer('<tool_call>\n{"name": "search", "arguments": {}}\n</tool_call>'),
+            *turn("tool", "<tool_response>\n1\n</tool_response>"),
+            *answer('<tool_call>\n{"name": "search", "arguments": {"q": "b"}}\n</tool_call>'),
+            *turn("tool", "<tool_response>\n2\n</tool_response>"),
+            *answer("3"),
+        ],
+    ),
+    "no tool fits": (
+        CASES["no tool fits"][0],
+        [
+            *turn("system", hermes_tools(SEARCH)),
+            *turn("user", "q"),
+            *answer("<tool_call>\n[]\n</tool_call>"),
+        ],
+    ),
+}
+TEMPLATE_CASES = [("chatml", name) for name in CASES] + [("hermes", name) for name in {**CASES, **HERMES_CASES}]
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model: Path) -> Any:
     return load_tokenizer(str(tiny_model))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_text_ids_and_mask_are_exactly_as_written_by_hand(name: str, tokenizer: Any) -> None:
-    chat, parts = CASES[name]
+@pytest.mark.parametrize(("template", "name"), TEMPLATE_CASES)
+def test_text_ids_and_mask_are_exactly_as_written_by_hand(template: str, name: str, tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model), template)
+    require_trainable_template(tokenizer)
+    chat, parts = ({**CASES, **HERMES_CASES} if template == "hermes" else CASES)[name]
     text = "".join(part for part, _ in parts)
     assert render_text(tokenizer, chat.messages, chat.tools) == text
     expected = []
@@ -200,7 +278,7 @@ def test_the_stop_token_is_trained_in_every_format(name: str, tokenizer: Any, tm
             assert trained.count(stop) == sum(message.role == "assistant" for message in row.messages)
 
 
-@pytest.mark.parametrize("template", ["smollm2", "chatml"])
+@pytest.mark.parametrize("template", ["smollm2", "chatml", "hermes"])
 def test_the_saved_model_renders_as_training_did(template: str, tiny_model: Path, tmp_path: Path) -> None:
     trained_with = load_tokenizer(str(tiny_model), template)
     size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
@@ -208,7 +286,7 @@ def test_the_saved_model_renders_as_training_did(template: str, tiny_model: Path
     saved = AutoTokenizer.from_pretrained(tmp_path / "model")
     without_markers = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", saved.chat_template)
     assert without_markers != saved.chat_template
-    for chat, _ in CASES.values():
+    for chat, _ in (*CASES.values(), *HERMES_CASES.values()):
         inputs = template_inputs(chat.messages, chat.tools)
         trained_on = render_chat(trained_with, chat)
         encoded = saved.apply_chat_template(**inputs, return_dict=True, return_assistant_tokens_mask=True)
@@ -218,7 +296,11 @@ def test_the_saved_model_renders_as_training_did(template: str, tiny_model: Path
         assert saved.apply_chat_template(**inputs, tokenize=False, chat_template=without_markers) == text
 
 
-def test_openai_messages_without_content_and_calls_with_text_arguments_render_the_same(tokenizer: Any) -> None:
+@pytest.mark.parametrize("template", ["chatml", "hermes"])
+def test_openai_messages_without_content_and_calls_with_text_arguments_render_the_same(
+    template: str, tiny_model: Path
+) -> None:
+    tokenizer = load_tokenizer(str(tiny_model), template)
     chat = CASES["tools without system"][0]
     (call,) = chat.messages[1].tool_calls or ()
     people_write = [
@@ -281,4 +363,4 @@ def test_an_unknown_template_is_named_with_those_there_are() -> None:
     with pytest.raises(UserError) as caught:
         chat_template("llama")
     assert "'llama'" in caught.value.line()
-    assert "smollm2, chatml" in caught.value.line()
+    assert "smollm2, chatml, hermes" in caught.value.line()

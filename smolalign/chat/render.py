@@ -92,11 +92,11 @@ def require_trainable_template(tokenizer: Any) -> None:
         UserError: the template is missing, marks nothing, or leaves the stop token untrained or unknown.
     """
     if not tokenizer.chat_template:
-        raise UserError("the model has no chat template", mend="set template: smollm2 or template: chatml")
+        raise UserError("the model has no chat template", mend="set template: smollm2, chatml or hermes")
     if "{% generation" not in tokenizer.chat_template.replace("{%-", "{%"):
         raise UserError(
             "the model's own chat template has no {% generation %} markers, so the loss would have no place",
-            mend="set template: smollm2 or template: chatml",
+            mend="set template: smollm2, chatml or hermes",
         )
     probe = Chat((Message("user", "Are you there?"), Message("assistant", "Yes, I am.")))
     rendered = render_chat(tokenizer, probe)

@@ -18,19 +18,21 @@ TURN_TOKENS = ("<|im_start|>", STOP_TOKEN)
 # The system turn that SmolLM2-Instruct was trained to see where a chat brings none (its tokenizer_config.json).
 SMOLLM2_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
-DEFAULT_SYSTEM = {"smollm2": SMOLLM2_SYSTEM, "chatml": ""}
+DEFAULT_SYSTEM = {"smollm2": SMOLLM2_SYSTEM, "chatml": "", "hermes": ""}
 
 
 def chat_template(name: str) -> str:
     """The Jinja text of a template.
 
     Args:
-        name: `smollm2`, which puts SmolLM2's own system turn before a chat that has none, or `chatml`, which does not.
+        name: `smollm2`, which puts SmolLM2's own system turn before a chat that has none; `chatml`, which does not; or
+            `hermes`, which writes tools, calls and tool results as Hermes does: one schema a line, one call a tag.
 
     Raises:
         UserError: no template has this name.
     """
     if name not in DEFAULT_SYSTEM:
         raise UserError(f"unknown chat template {name!r}", mend=f"use one of {', '.join(DEFAULT_SYSTEM)}, or model")
-    body = (Path(__file__).parent / "templates" / "chatml.jinja").read_text(encoding="utf-8").rstrip("\n")
+    file = "hermes.jinja" if name == "hermes" else "chatml.jinja"
+    body = (Path(__file__).parent / "templates" / file).read_text(encoding="utf-8").rstrip("\n")
     return f"{{%- set default_system = {json.dumps(DEFAULT_SYSTEM[name])} -%}}\n{body}"

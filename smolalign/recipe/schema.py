@@ -165,7 +165,7 @@ class PretrainStep(TrainStep):
     """Further rows, chats included, for the tokenizer alone."""
     architecture: Architecture = Architecture()
     """The model to train."""
-    template: Literal["smollm2", "chatml"] = "chatml"
+    template: Literal["smollm2", "chatml", "hermes"] = "chatml"
     """Chat template saved with the base model."""
 
 
@@ -175,7 +175,7 @@ class TuneStep(TrainStep):
     model: str
     """`@step`, a checkpoint folder, a folder of peft adapters (merged into their base before training), a `.gguf` file,
     or a model on the Hub (`owner/name`, `owner/name@revision`)."""
-    template: Literal["smollm2", "chatml", "model"] = "smollm2"
+    template: Literal["smollm2", "chatml", "hermes", "model"] = "smollm2"
     """Chat template to train with and to save; `model` keeps the model's own."""
     lora: Lora | None = None
     """Train adapters instead of all weights."""
@@ -253,7 +253,7 @@ class EvalStep(Step):
     """Name of each row of the table, and its model: `@step`, folder, `.gguf` file or Hub id."""
     tasks: Annotated[dict[str, EvalTask], Field(min_length=1)]
     """Name of each measurement."""
-    template: Literal["smollm2", "chatml", "model"] = "model"
+    template: Literal["smollm2", "chatml", "hermes", "model"] = "model"
     """Chat template to prompt with; `model` uses each model's own."""
     batch_size: PositiveInt = 64
     """Rows generated or scored at once."""
