@@ -248,6 +248,11 @@ RECORDS: dict[str, dict[str, Any]] = {
         "tools": [{"api_name": "f", "api_description": "d", "parameters": {}, "required": []}],
         "calling": [{"api": "f", "parameters": {"a": 1}}],
     },
+    "bfcl": {
+        "question": [[{"role": "user", "content": "q"}]],
+        "function": [{"name": "f", "parameters": {"type": "dict", "properties": {}}}],
+        "ground_truth": [{"f": {"a": [1, 2]}}],
+    },
     "glaive": {"system": "SYSTEM: Be kind.", "chat": "USER: Hi\n\n\nASSISTANT: Good. <|endoftext|>\n\n\n"},
     "openai": {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Good."}]},
     "sharegpt": {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Good."}]},

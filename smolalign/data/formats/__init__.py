@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from smolalign.data.formats import conversations, functions, instruct, preference, rated
+from smolalign.data.formats import bfcl, conversations, functions, instruct, preference, rated
 from smolalign.data.formats.fields import Converted, Record
 from smolalign.rows import RowKind
 
@@ -38,6 +38,7 @@ FORMATS: dict[str, Format] = {
     "hh_rlhf": Format("pair", "chosen, rejected (transcripts)", preference.is_hh_rlhf, preference.from_hh_rlhf),
     "apigen": Format("chat", "query, tools, answers", functions.is_apigen, functions.from_apigen),
     "seal_tools": Format("chat", "query, calling", functions.is_seal_tools, functions.from_seal_tools),
+    "bfcl": Format("chat", "question [[turns]], function, ground_truth", bfcl.is_bfcl, bfcl.from_bfcl),
     "glaive": Format("chat", "system, chat (transcript)", functions.is_glaive, functions.from_glaive),
     "openai": Format("chat", "messages [role, content]", conversations.is_openai, conversations.from_openai),
     "sharegpt": Format("chat", "conversations [from, value]", conversations.is_sharegpt, conversations.from_sharegpt),

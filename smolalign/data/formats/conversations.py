@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from smolalign.data.formats.calls import parse_tools
 from smolalign.data.formats.fields import Record, first_key, optional_text, stored_origin
+from smolalign.data.formats.hermes_text import read_hermes
 from smolalign.data.formats.smollm2_text import read_tools_and_calls
+from smolalign.data.formats.toolace_text import read_toolace
 from smolalign.data.formats.turns import parse_turns
 from smolalign.errors import UserError
 from smolalign.rows import Chat, Message, Skip
@@ -51,7 +53,12 @@ def _conversation(record: Record) -> Chat | Skip:
     messages = with_system(record, parse_turns(record[key], key, has_tools=bool(tools)))
     if not messages:
         raise UserError(f"{key} has no turns", mend="remove the row")
-    return read_tools_and_calls(Chat(messages, tools, stored_origin(record)))
+    chat = Chat(messages, tools, stored_origin(record))
+    for read in (read_tools_and_calls, read_hermes, read_toolace):
+        found = read(chat)
+        if found is not chat:
+            return found
+    return chat
 
 
 def record_tools(record: Record) -> tuple[dict[str, object], ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from smolalign.data.formats.calls import parse_arguments, parse_calls, parse_tools
 from smolalign.data.formats.fields import Converted, Record, list_of, text_of
-from smolalign.data.formats.schemas import with_json_schema
+from smolalign.data.formats.schemas import from_seal_tool, with_json_schema
 from smolalign.data.strict_json import JsonProblem, parse, shorten
 from smolalign.errors import UserError
 from smolalign.rows import Chat, Message, Role, Skip, ToolCall
@@ -51,8 +51,8 @@ def is_seal_tools(record: Record) -> bool:
 
 
 def from_seal_tools(record: Record) -> Converted:
-    """Seal-Tools: `query` and `calling` [{`api`, `parameters`, `responses`}]; its tool schemas are in another file,
-    so the chat offers none. Raises UserError."""
+    """Seal-Tools: `query` and `calling` [{`api`, `parameters`, `responses`}], with the schemas in `tools` if the record
+    has them. The published set has them in another file, which a source may name. Raises UserError."""
     calls = []
     for index, call in enumerate(list_of(record, "calling")):
         if not isinstance(call, dict) or not isinstance(call.get("api"), str):
@@ -60,7 +60,8 @@ def from_seal_tools(record: Record) -> Converted:
         calls.append(ToolCall(call["api"], parse_arguments(call.get("parameters"), f"calling[{index}]: parameters")))
     if not calls:
         return Skip("no calls")
-    return Chat((Message("user", text_of(record, "query")), Message("assistant", "", tuple(calls))))
+    tools = [from_seal_tool(tool) for tool in list_of(record, "tools")] if record.get("tools") else None
+    return Chat((Message("user", text_of(record, "query")), Message("assistant", "", tuple(calls))), parse_tools(tools))
 
 
 def is_glaive(record: Record) -> bool:

@@ -1,4 +1,4 @@
-"""xLAM's flat tool parameters as JSON schema."""
+"""Tool parameters in the ways of data sets as JSON schema: xLAM's flat ones, Seal-Tools's, Python's names of types."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _TYPES = {
     "set": "array",
     "dict": "object",
     "object": "object",
+    "null": "null",
     "none": "null",
     "nonetype": "null",
 }
@@ -47,6 +48,43 @@ def with_json_schema(tool: Mapping[str, Any]) -> dict[str, Any]:
         if not optional and "default" not in parameter:
             required.append(name)
     return {**tool, "parameters": {"type": "object", "properties": properties, "required": required}}
+
+
+def with_json_types(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """The tool with Python's names of types in its parameters' schema ("dict", "float") as JSON's, at any depth.
+
+    A name that JSON schema has no word for ("any") is left out, which allows any value; all else is kept as it is.
+    """
+    parameters = tool.get("parameters")
+    return {**tool, "parameters": _json_types(parameters)} if isinstance(parameters, Mapping) else dict(tool)
+
+
+def _json_types(schema: Any) -> Any:
+    if not isinstance(schema, Mapping):
+        return schema
+    out: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "type" and isinstance(value, str):
+            name = _TYPES.get(value.strip().lower())
+            out |= {key: name} if name else {}
+        elif key == "properties" and isinstance(value, Mapping):
+            out[key] = {name: _json_types(inner) for name, inner in value.items()}
+        elif key in ("anyOf", "oneOf", "allOf") and isinstance(value, list):
+            out[key] = [_json_types(inner) for inner in value]
+        else:
+            out[key] = _json_types(value) if key in ("items", "additionalProperties", "not") else value
+    return out
+
+
+def from_seal_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """Seal-Tools's `{"api_name", "api_description", "parameters", "required"}` as a tool with a JSON schema; one in
+    another layout as it is."""
+    if not isinstance(tool.get("api_name"), str):
+        return dict(tool)
+    flat = with_json_schema({"parameters": tool.get("parameters") or {}})["parameters"]
+    required = tool.get("required")
+    parameters = {**flat, "required": required} if isinstance(required, list) else flat
+    return {"name": tool["api_name"], "description": tool.get("api_description") or "", "parameters": parameters}
 
 
 def _type(text: str) -> tuple[dict[str, Any], bool]:
