@@ -256,7 +256,19 @@ def resolve_model(reference: str, recipe: Recipe, run_folder: Path) -> tuple[str
 
 
 def resolve_data(data: DataSource, recipe: Recipe, run_folder: Path) -> tuple[DataSource, str]:
-    """The source with a path that exists, or a Hub id, and the digest of its content."""
+    """The source with paths that exist, or a Hub id, and the digest of its content."""
+    found, digest = _resolve_rows(data, recipe, run_folder)
+    if data.tools is None:
+        return found, digest
+    tools = str((recipe.folder / Path(data.tools).expanduser()).resolve())
+    try:
+        digest = digest_json([digest, fingerprint_source(tools)])
+    except UserError as error:
+        raise error.at(recipe.file) from None
+    return found.model_copy(update={"tools": tools}), digest
+
+
+def _resolve_rows(data: DataSource, recipe: Recipe, run_folder: Path) -> tuple[DataSource, str]:
     if data.source.startswith("@"):
         folder, _ = _finished(data.source[1:], run_folder, recipe.file)
         rows, split = (folder / "data").resolve(), data.split or "train"

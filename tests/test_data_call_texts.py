@@ -45,8 +45,8 @@ def convert(name: str, record: dict[str, Any]) -> Any:
 HERMES = (
     "You are a function calling AI model. You are provided with function signatures within <tools> </tools> XML tags. "
     "You may call one or more functions to assist with the user query.\n<tools>\n{tools}\n</tools>\nFor each "
-    "function call return a json object with function name and arguments within <tool_call> </tool_call> tags with the following "
-    "schema:\n<tool_call>\n{{'arguments': <args-dict>, 'name': <function-name>}}\n</tool_call>\n"
+    "function call return a json object with function name and arguments within <tool_call> </tool_call> tags with the "
+    "following schema:\n<tool_call>\n{{'arguments': <args-dict>, 'name': <function-name>}}\n</tool_call>\n"
 )
 OPENAI_TOOL = {"type": "function", "function": TOOL}
 

@@ -73,6 +73,40 @@ class PairChoice(Strict):
     """Drop pairs at random until the chosen answer is the longer one as often as the shorter one."""
 
 
+class Distractors(Strict):
+    """How many tools are added to a row, between `min` and `max`, both included."""
+
+    min: Annotated[int, Field(ge=0)] = 0
+    """Fewest tools."""
+    max: PositiveInt
+    """Most tools."""
+
+    @model_validator(mode="after")
+    def in_order(self) -> Distractors:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+class Negatives(Strict):
+    """Hard negatives made of a source's rows with calls, in their place, chosen by a hash of their content."""
+
+    remove_tool: Fraction = 0.0
+    """Share of rows with calls that lose the tools they call: the answer is an empty list of calls."""
+    missing_argument: Fraction = 0.0
+    """Share of rows in which a required argument can be cut out of the question: the answer asks for it."""
+    distractors: Distractors | None = None
+    """Tools added to rows with calls, from the source's other rows and its `tools`."""
+    shuffle_tools: bool = False
+    """Put the tools of every row into another order."""
+
+    @model_validator(mode="after")
+    def shares_fit(self) -> Negatives:
+        if self.remove_tool + self.missing_argument > 1:
+            raise ValueError("remove_tool and missing_argument are more than all rows")
+        return self
+
+
 class DataSource(Strict):
     """One source of rows."""
 
@@ -98,6 +132,10 @@ class DataSource(Strict):
     """Filters of this source, in place of the step's."""
     pairs: PairChoice = PairChoice()
     """Which answers of records with several rated ones, such as raw UltraFeedback's, are compared."""
+    tools: str | None = None
+    """File of tool schemas, such as Seal-Tools's `tool.jsonl`; rows that offer no tools get those that they call."""
+    negatives: Negatives | None = None
+    """Hard negatives of function calling to make of its rows."""
 
 
 class Deduplicate(Strict):

@@ -107,6 +107,9 @@ def _planned(assembly: Assembly, work: Path, report: Reporter) -> Plan:
         if name in assembly.names[:number]:
             raise UserError(f'two sources are named "{name}"', mend="give one source a larger weight or repeat instead")
         require_possible(assembly.filters_of(number), counted=assembly.count_tokens_with is not None)
+        source = assembly.sources[number]
+        if assembly.kind != "chat" and (source.tools or source.negatives):
+            raise UserError("tools and negatives are for chats", where=name, mend="remove them from this source")
     plan = make_plan(assembly, work)
     again = assembly.decontaminate
     if again is not None and not (work / _INDEX).is_dir():

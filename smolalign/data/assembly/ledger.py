@@ -83,6 +83,7 @@ def _source(plan: Plan, number: int, tally: Tally, rows: Rows, choice: Choice) -
         "rows_in": tally.rows_in,
         "tokens_in": tally.tokens_in,
         "dropped": tally.in_order(),
+        **({"negatives": tally.made} if tally.made else {}),
         "rows_kept": kept,
         "copies": int(out.sum()) - kept,
         "rows_out": int(out.sum()),

@@ -20,9 +20,11 @@ from smolalign.data.assembly.tally import Tally
 from smolalign.data.assembly.text import content_hash, first_prompt, hash_of, said_in, text_of, user_texts
 from smolalign.data.assembly.tokens import Counter, estimated_tokens
 from smolalign.data.assembly.words import Hashes, joined, word_hashes, words_of
+from smolalign.data.catalogue import offer, read_catalogue
 from smolalign.data.formats.rated import rated_pair, scored_pair
 from smolalign.data.load import convert_record
-from smolalign.data.records import read_part
+from smolalign.data.negatives import kinds_of, pool_of, with_negatives
+from smolalign.data.records import Part, read_part
 from smolalign.data.row_files import rows_table
 from smolalign.data.strict_json import shorten
 from smolalign.data.validate import STRUCTURE, UNKNOWN_TOOL
@@ -52,6 +54,7 @@ class _Unit:
     name: str
     filters: Filters
     format: str
+    catalogue: Mapping[str, dict[str, Any]] | None
     tally: Tally = field(default_factory=Tally)
     rejected: list[Rejected] = field(default_factory=list)
     hits: list[dict[str, str]] = field(default_factory=list)
@@ -64,11 +67,36 @@ def prepare_unit(plan: Plan, number: int, means: Means, work: Path) -> None:
         return
     assembly, unit = plan.assembly, plan.units[number]
     source = assembly.sources[unit.source]
-    own = _Unit(source, assembly.names[unit.source], assembly.filters_of(unit.source), plan.formats[unit.source])
+    name, filters, format = assembly.names[unit.source], assembly.filters_of(unit.source), plan.formats[unit.source]
+    own = _Unit(source, name, filters, format, read_catalogue(source.tools) if source.tools else None)
     own.tally.format = own.format
-    for batch in _batches(_rows(plan, own, read_part(unit.part))):
+    for batch in _batches(_negated(plan, own, unit.part)):
         _take_batch(plan, own, batch, means)
     write_unit(work, number, own.staged, plan, own.tally, own.rejected, own.hits)
+
+
+def _negated(plan: Plan, own: _Unit, part: Part) -> Iterator[tuple[Row, str]]:
+    """`_rows` of a part, with the negatives that its source asks for. Distractors need all tools of the part first."""
+    rows, asked = _rows(plan, own, read_part(part)), own.source.negatives
+    if asked is None:
+        yield from rows
+        return
+    pool = pool_of(_tools(plan, own, part) if asked.distractors or asked.remove_tool else ())
+    own.tally.made = dict.fromkeys(kinds_of(asked), 0)
+    for row, text in rows:
+        assert isinstance(row, Chat)
+        changed, made = with_negatives(row, asked, pool, plan.assembly.seed)
+        for name in made:
+            own.tally.made[name] += 1
+        yield (changed, text_of(changed)) if made else (row, text)
+
+
+def _tools(plan: Plan, own: _Unit, part: Part) -> Iterator[dict[str, Any]]:
+    yield from (own.catalogue or {}).values()
+    unseen = _Unit(own.source, own.name, own.filters, own.format, own.catalogue)
+    for row, _ in _rows(plan, unseen, read_part(part)):
+        if isinstance(row, Chat):
+            yield from row.tools
 
 
 def _rows(plan: Plan, own: _Unit, records: Iterator[tuple[str, Any]]) -> Iterator[tuple[Row, str]]:
@@ -90,6 +118,8 @@ def _rows(plan: Plan, own: _Unit, records: Iterator[tuple[str, Any]]) -> Iterato
         ):
             if isinstance(row, Pair) and not rated:
                 row = scored_pair(row, choice)
+            if isinstance(row, Chat) and own.catalogue is not None:
+                row = offer(row, own.catalogue)
             if isinstance(row, Skip):
                 _count_record(own.tally, Drop(row.reason), origin, record)
             elif isinstance(row, UserError):

@@ -25,6 +25,7 @@ class Tally:
         dropped: `[rows, tokens]` by reason. `rows_in` is their sum and the rows that are kept.
         lengths: rows in by length, as many as LENGTH_EDGES.
         examples: up to ten of the rows dropped, by reason.
+        made: rows in by the negatives that were made of them, where a source asks for any.
     """
 
     format: str = ""
@@ -33,6 +34,7 @@ class Tally:
     dropped: dict[str, list[int]] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=lambda: [0] * len(LENGTH_EDGES))
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    made: dict[str, int] = field(default_factory=dict)
 
     def take(self, tokens: int) -> None:
         """Count a row in."""
@@ -63,6 +65,8 @@ class Tally:
             self.drop(reason, tokens, rows)
         for reason, shown in other.examples.items():
             self.examples[reason] = [*self.examples.get(reason, []), *shown][:EXAMPLES]
+        for name, rows in other.made.items():
+            self.made[name] = self.made.get(name, 0) + rows
 
     def in_order(self) -> dict[str, dict[str, int]]:
         """What was dropped, by reason, in the order in which it came about."""
