@@ -36,6 +36,22 @@ def test_apigen_answers() -> None:
     assert apigen("No tools were offered.", "[]") == Skip("no tools and no calls")
 
 
+def test_synth_apigen() -> None:
+    record = {
+        "func_name": '["f"]',
+        "func_desc": '["d"]',
+        "query": "hi",
+        "tools": json.dumps([TOOL]),
+        "answers": '[{"name": "f", "arguments": {"b": 1.0, "a": "caf\\u00e9"}}]',
+        "model_name": "m",
+        "hash_id": "x",
+    }
+    call = ToolCall("f", {"b": 1.0, "a": "café"})
+    chat = convert("apigen", record)
+    assert chat == Chat((USER, Message("assistant", "", (call,))), (TOOL,))
+    assert list(chat.messages[1].tool_calls[0].arguments) == ["b", "a"]
+
+
 @pytest.mark.parametrize(
     ("text", "schema", "required"),
     [
@@ -107,5 +123,9 @@ def test_seal_tools() -> None:
     calling = [{"api": "f", "parameters": {"a": 1.0}, "responses": ["API_call_0"]}, {"api": "g", "parameters": {}}]
     calls = (ToolCall("f", {"a": 1.0}), ToolCall("g", {}))
     assert convert("seal_tools", {"query": "hi", "calling": calling}) == Chat((USER, Message("assistant", "", calls)))
+    tool = {"api_name": "f", "api_description": "d", "parameters": {"a": {"type": "float"}}, "required": ["a"]}
+    schema = {"type": "object", "properties": {"a": {"type": "number"}}, "required": ["a"]}
+    offered = convert("seal_tools", {"query": "hi", "calling": calling[:1], "tools": [tool, TOOL]})
+    assert offered.tools == ({"name": "f", "description": "d", "parameters": schema}, TOOL)
     with pytest.raises(UserError, match=r"calling\[0\] must be an object with api and parameters, not \{\}"):
         convert("seal_tools", {"query": "hi", "calling": [{}]})

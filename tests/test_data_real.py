@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from smolalign.data.assembly.calls import call_flaw
+from smolalign.data.catalogue import offer, read_catalogue
 from smolalign.data.load import Loaded, load_rows
 from smolalign.rows import Chat, RowKind
 
@@ -61,3 +64,15 @@ def test_no_wrapping_is_left_in_dolly() -> None:
 @pytest.mark.parametrize(("name", "calls"), [(FILES[2][0], 211), (FILES[3][0], 68), (FILES[9][0], 1804)])
 def test_every_call_arrives(name: str, calls: int) -> None:
     assert sum(len(message.tool_calls or ()) for row in chats(name) for message in row.messages) == calls
+
+
+def test_every_call_of_seal_tools_finds_its_schema_in_the_file_beside_it() -> None:
+    rows = chats("seal_tools/dev.jsonl")
+    catalogue = read_catalogue(str(FOLDER / "seal_tools" / "tool.jsonl"))
+    assert len(catalogue) == 4076
+    offered = [offer(row, catalogue) for row in rows]
+    assert all(isinstance(row, Chat) and row.tools for row in offered)
+    flaws = Counter(
+        flaw[0] for row in offered if isinstance(row, Chat) and (flaw := call_flaw(row.messages, row.tools))
+    )
+    assert flaws == {"arguments break the schema": 54, "broken tool schema": 1}
