@@ -102,6 +102,7 @@ VALUE, TYPE = "wrong value", "wrong type"
         (["sizes", [1], ""], [[1], [], ""], [None, None, TYPE]),
         (["days", 5, ""], [5, ""], [None, TYPE]),
         (["days", ""], [5, ""], [VALUE, TYPE]),
+        (["days", "", "any day"], [5, "", "any day"], [TYPE, None, None]),
     ],
 )
 def test_a_value_is_one_of_those_allowed_and_of_its_type(
@@ -110,8 +111,9 @@ def test_a_value_is_one_of_those_allowed_and_of_its_type(
     assert verdict(allowed, *given_values) == verdicts
 
 
-def truth(*calls: Mapping[str, Any]) -> tuple[Expected, ...]:
-    parameters = {"type": "object", "properties": {"must": {"type": "integer"}}, "required": ["must"]}
+def truth(*calls: Mapping[str, Any], **properties: Any) -> tuple[Expected, ...]:
+    known = {"must": {"type": "integer"}, **properties}
+    parameters = {"type": "object", "properties": known, "required": ["must"]}
     return expect_truth(list(calls), [{"name": name, "parameters": parameters} for name in ("f", "g", "pack.f")])
 
 
@@ -130,8 +132,15 @@ def truth(*calls: Mapping[str, Any]) -> tuple[Expected, ...]:
 )
 def test_names_and_arguments_of_a_call_are_those_that_are_due(calls: list[ToolCall], wrong: str | None) -> None:
     # That the schema requires an argument weighs more than that the answer would let it lack.
-    found = judge(calls, truth({"f": {"must": [1, ""], "more": ["x", ""]}}))
+    found = judge(calls, truth({"f": {"must": [1, ""], "more": ["x", ""]}}, more={"type": "string"}))
     assert (found and found.kind) == wrong
+
+
+def test_an_argument_that_the_function_does_not_have_may_lack_but_not_be_given() -> None:
+    expected = truth({"f": {"must": [1], "more": ["x", ""]}})
+    assert judge([ToolCall("f", {"must": 1})], expected) is None
+    assert (found := judge([ToolCall("f", {"must": 1, "more": "x"})], expected)) is not None
+    assert found.kind == "unexpected argument"
 
 
 def test_names_are_kept_with_their_dots() -> None:

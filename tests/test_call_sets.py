@@ -90,6 +90,9 @@ def test_questions_are_read_with_their_answers_and_schemas(tmp_path: Path) -> No
     }
     one = read_bfcl(bfcl(tmp_path, "simple"), str(tmp_path / "possible_answer" / "BFCL_v3_simple.json"))
     assert one == items[:2]
+    whole = {**question("simple_1", "Count to three.", COUNT), "ground_truth": [{"count": {"upto": [3]}}]}
+    write_jsonl(tmp_path / "BFCL_v3_whole.json", [whole])
+    assert read_bfcl(bfcl(tmp_path, "whole"), None) == items[1:2], "an answer may stand beside its question"
 
 
 def test_types_become_those_of_json_schema_and_values_stay() -> None:
@@ -115,11 +118,12 @@ def test_types_become_those_of_json_schema_and_values_stay() -> None:
     ("name", "category"),
     [
         ("simple_python_12", "simple"),
+        ("v1_simple_0", "simple"),
         ("live_parallel_multiple_3-1-0", "live_parallel_multiple"),
         ("live_irrelevance_776-207-2", "live_irrelevance"),
     ],
 )
-def test_later_versions_names_of_questions_are_known(name: str, category: str, tmp_path: Path) -> None:
+def test_other_versions_names_of_questions_are_known(name: str, category: str, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "BFCL_v3_x.json", [{**question(name, "", COUNT), "question": "Count to three."}])
     answers = [] if "irrelevance" in name else [{"id": name, "ground_truth": [{"count": {"upto": [3]}}]}]
     file = str(write_jsonl(tmp_path / "answers.json", answers)) if answers else None

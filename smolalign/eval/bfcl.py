@@ -1,8 +1,8 @@
 """The files of the Berkeley Function-Calling Leaderboard: questions, functions, and the values allowed in answers.
 
 Layouts of its versions 1 to 4 (ShishirPatil/gorilla, `bfcl_eval/data/`): JSON lines of `id`, `question` (a list of
-conversations, of which these sets have one) and `function`, and in another file lines of `id` and `ground_truth`
-[{function: {argument: [allowed values]}}], in which "" marks an argument that may be left out.
+conversations, of which these sets have one) and `function`, and in another file, or in the same records, lines of `id`
+and `ground_truth` [{function: {argument: [allowed values]}}], in which "" marks an argument that may be left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from smolalign.rows import ROLES, Message
 
 IRRELEVANCE = "irrelevance"
 _CATEGORIES = ("simple", "multiple", "parallel", "parallel_multiple", IRRELEVANCE)
-_ID = re.compile(r"(?P<category>[a-z_]+?)(?:_python)?_\d+(?:-\d+)*")
+_ID = re.compile(r"(?:v\d_)?(?P<category>[a-z_]+?)(?:_python)?_\d+(?:-\d+)*")
 # Its own words for types that JSON schema calls otherwise; `any` is no type at all.
 _TYPES = {"dict": "object", "float": "number", "tuple": "array"}
 _ERRORS_TOLD = 10
@@ -33,7 +33,7 @@ def read_bfcl(sources: Sequence[DataSource], answers: str | None) -> list[CallIt
 
     Args:
         sources: resolved sources of questions.
-        answers: file of possible answers, or a folder of files named like the sources'; None where no question has one.
+        answers: file of possible answers, or a folder of files named like the sources'; None where none are apart.
 
     Raises:
         UserError: a row is broken, has no answer where one is due, or an answer has no question.
@@ -98,14 +98,14 @@ def _question(
         if name in known:
             raise UserError(f"{name} is of category {IRRELEVANCE}, but has an answer in {known[name][0]}")
         return CallItem(messages, tools, (), [], category=category)
-    if name not in known:
+    if name not in known and "ground_truth" not in record:
         mend = "set possible_answer to the file of answers" if answers is None else "is it the file of these questions?"
         raise UserError(f"no possible answer for {name}" + (f" in {answers}" if answers else ""), mend=mend)
-    origin, truth = known[name]
+    origin, truth = known.get(name) or ("", record["ground_truth"])
     try:
         return CallItem(messages, tools, expect_truth(truth, tools), truth, category=category)
     except UserError as error:
-        raise error.at(origin) from None
+        raise (error.at(origin) if origin else error) from None
 
 
 def _id(record: Mapping[str, Any], origin: str = "") -> str:
@@ -188,7 +188,10 @@ def expect_truth(truth: Any, tools: Sequence[Mapping[str, Any]]) -> tuple[Expect
         for argument, values in arguments.items():
             if not isinstance(values, list):
                 raise UserError(f"ground_truth: {argument} of {name} must be a list of values, not {shorten(values)}")
-            allowed[argument] = _allowed(values, properties.get(argument, {}), argument not in required)
+            found = _allowed(values, properties.get(argument, {}), argument not in required)
+            # The leaderboard's sets have a few that the function does not know; whoever gives them is wrong.
+            if argument in properties or not found.optional:
+                allowed[argument] = found
         expected.append(Expected(name, Fields(allowed)))
     return tuple(expected)
 
@@ -208,7 +211,7 @@ def _allowed(values: Sequence[Any], schema: Mapping[str, Any], may_lack: bool) -
         elif value != "":
             found.append(exactly(value))
     # At the end, since the first value tells the type.
-    if marked and kind in ("string", None):
+    if marked and (kind in ("string", None) or (found and isinstance(found[0], str))):
         found.append("")
     if marked and kind == "array":
         found.append([])

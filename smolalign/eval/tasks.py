@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from smolalign.chat.calls import parse_reply
+from smolalign.chat.calls import Reply, parse_reply
 from smolalign.chat.render import render_chat, render_pair, render_prompt
 from smolalign.eval.call_items import CallItem, items_of, judge_reply
 from smolalign.eval.call_match import CLASSES
@@ -97,17 +97,18 @@ def tool_calls(loaded: Loaded, task: EvalTask, rows: Sequence[Chat | CallItem]) 
     wrong: Counter[str] = Counter()
     for item, reply in zip(items, replies, strict=True):
         mismatch = judge_reply(reply.text, item.expected)
-        strict = parse_reply(reply.text, item.tools)
+        read = parse_reply(reply.text)
         found = {"ast" if item.expected else "irrelevance": mismatch is None}
         if item.answer is not None:
-            found["exact" if item.expected else "refusals"] = _is_exact(reply.text, item.answer)
+            found["exact" if item.expected else "refusals"] = _is_exact(read, item.answer)
         if item.expected or (item.answer is not None and item.answer.tool_calls is not None):
-            found["well_formed"] = strict.calls is not None and reply.stopped
+            found["well_formed"] = reply.stopped and _only_offered(read, item.tools)
         if item.expected and len(categories) > 1:
             found[item.category] = mismatch is None
         for name, verdict in found.items():
             verdicts.setdefault(name, []).append(verdict)
         wrong.update([mismatch.kind] if mismatch else [])
+        strict = parse_reply(reply.text, item.tools)
         problem = strict.problem or ("no call" if strict.calls is None else None)
         category = {"category": item.category} if item.category else {}
         judged = {"error": mismatch.kind, "detail": mismatch.detail} if mismatch else {}
@@ -122,9 +123,14 @@ def tool_calls(loaded: Loaded, task: EvalTask, rows: Sequence[Chat | CallItem]) 
 _CALL_METRICS = ("exact", "ast", "well_formed", "refusals", "irrelevance")
 
 
-def _is_exact(text: str, answer: Message) -> bool:
+def _only_offered(read: Reply, tools: Sequence[dict[str, Any]]) -> bool:
+    """Whether a reply has a list of calls, all to tools on offer."""
+    offered = {tool["name"] for tool in tools}
+    return read.calls is not None and all(call.name in offered or not offered for call in read.calls)
+
+
+def _is_exact(read: Reply, answer: Message) -> bool:
     """Whether a reply is the row's own turn: its calls, or none, and no text around calls that it does not have."""
-    read = parse_reply(text)
     if answer.tool_calls is None:
         return not read.calls and read.problem is None
     only_calls = bool(answer.content) or not read.text
