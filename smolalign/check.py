@@ -21,7 +21,7 @@ from smolalign.look import (
     tokenizer_ahead,
     tokenizer_to_come,
 )
-from smolalign.pipeline import as_source, resolve_data, resolve_model
+from smolalign.pipeline import as_source, resolve_beside, resolve_data, resolve_model
 from smolalign.recipe.data import DataSource, Filters
 from smolalign.recipe.load import Recipe
 from smolalign.recipe.schema import AssemblyStep, EvalStep, PretrainStep, TrainStep, TuneStep
@@ -59,6 +59,7 @@ def check_steps(
         for finding in [
             *_check_output(name, chain),
             *_check_inputs(name, recipe, chain),
+            *_check_call_tasks(name, recipe, chain),
             *_check_assembly(name, recipe, chain),
         ]:
             wrong = wrong or finding.problem is not None
@@ -99,6 +100,25 @@ def _check_inputs(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
                 if found.broken:
                     what = f"{called}: {_counted(len(found.broken))} broken, such as {found.broken[0].line()}"
                     yield Finding(name, what, warning=True)
+        except UserError as error:
+            yield Finding(name, problem=error.at(recipe.file))
+
+
+def _check_call_tasks(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
+    """That questions have their answers, and that files of tools can be read."""
+    for task in recipe.step.tasks.values() if isinstance(recipe.step, EvalStep) else ():
+        from smolalign.eval.bfcl import read_bfcl
+        from smolalign.eval.offer import read_offer
+
+        try:
+            if task.is_bfcl():
+                sources = [resolve_data(data, recipe, chain.run_folder)[0] for data in task.data]
+                answers = resolve_beside(task.possible_answer, recipe)[0] if task.possible_answer else None
+                called = ", ".join(data.source for data in task.data)
+                yield Finding(name, f"{called}: bfcl, {_counted(len(read_bfcl(sources, answers)))} read")
+            if task.tools_from is not None:
+                tools = read_offer(resolve_beside(task.tools_from, recipe)[0])
+                yield Finding(name, f"{task.tools_from}: {len(tools):,} tools")
         except UserError as error:
             yield Finding(name, problem=error.at(recipe.file))
 
@@ -231,7 +251,8 @@ def _sources(recipe: Recipe) -> Iterator[tuple[DataSource, RowKind]]:
         from smolalign.eval.kinds import ROWS_OF_TASK
 
         for task in recipe.step.tasks.values():
-            yield from ((data, ROWS_OF_TASK[task.task]) for data in task.data)
+            if not task.is_bfcl():
+                yield from ((data, ROWS_OF_TASK[task.task]) for data in task.data)
         return
     kind = KIND_OF_ROWS[recipe.kind]
     for field in ("data", "eval_data"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from smolalign.console import (
     Screen,
+    print_call_errors,
     print_data_report,
     print_finding,
     print_line,
@@ -321,6 +322,7 @@ def _name(recipe: Recipe) -> str:
 
 def _show_evaluation(result: StepResult) -> None:
     print_stage_table(result.manifest["metrics"])
+    print_call_errors(result.manifest["metrics"])
     print_showcase(result.manifest["metrics"]["showcase"])
 
 

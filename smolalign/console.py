@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from rich.text import Text
 from smolalign.data.assembly.figures import compact, count, share
 from smolalign.data.assembly.reasons import GROUPS, dropped_in_all, group_of
 from smolalign.errors import UserError, UserErrors
+from smolalign.eval.call_match import CLASSES
 from smolalign.processes import is_main
 from smolalign.report import Progress
 
@@ -142,14 +144,53 @@ def print_stage_table(metrics: Mapping[str, Any]) -> None:
     rows: Mapping[str, Mapping[str, float]] = metrics["table"]
     longest = max(rows.values(), key=len)
     columns = [*longest, *(column for row in rows.values() for column in row if column not in longest)]
-    columns = list(dict.fromkeys(columns))
+    for beside in _side_by_side(list(dict.fromkeys(columns)), out.width - max(map(cell_len, rows)) - 2):
+        table = Table(header_style="bold", box=None, padding=(0, 1))
+        table.add_column("", no_wrap=True)
+        for column in beside:
+            table.add_column("\n".join(_words(column)), justify="right", no_wrap=True)
+        for name, row in rows.items():
+            table.add_row(name, *(_cell(column, row.get(column)) for column in beside))
+        out.print(table)
+
+
+def _words(column: str) -> list[str]:
+    # A word a line keeps the columns narrow enough to stand side by side.
+    return column.replace(".", "_").split("_")
+
+
+def _side_by_side(columns: Sequence[str], room: int) -> list[list[str]]:
+    """The columns in tables of at most that width, a measurement's together where they fit."""
+    tables: list[list[str]] = [[]]
+
+    def width(names: Sequence[str]) -> int:
+        return sum(max(5, *map(cell_len, _words(name))) + 2 for name in names)
+
+    for _, group in itertools.groupby(columns, key=lambda column: column.partition(".")[0]):
+        together = list(group)
+        if tables[-1] and width([*tables[-1], *together]) > room:
+            tables.append([])
+        for column in together:
+            if tables[-1] and width([*tables[-1], column]) > room:
+                tables.append([])
+            tables[-1].append(column)
+    return tables
+
+
+def print_call_errors(metrics: Mapping[str, Any]) -> None:
+    """What was wrong with the function calls of each model on each task: how many answers of each class."""
+    lines = [(model, title, found) for model, tasks in metrics["errors"].items() for title, found in tasks.items()]
+    if not lines:
+        return
+    classes = list(dict.fromkeys(name for name in CLASSES for *_, found in lines if name in found))
     table = Table(header_style="bold", box=None, padding=(0, 1))
-    table.add_column("", no_wrap=True)
-    for column in columns:
-        # A word a line keeps the columns narrow enough to stand side by side.
-        table.add_column(column.replace(".", "\n").replace("_", "\n"), justify="right", no_wrap=True)
-    for name, row in rows.items():
-        table.add_row(name, *(_cell(column, row.get(column)) for column in columns))
+    for heading in ("", "task"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("asked", "right", *classes):
+        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
+    for model, title, found in lines:
+        wrong = (count(found[name]) if name in found else "–" for name in classes)
+        table.add_row(escape(model), escape(title), count(found["asked"]), count(found["right"]), *wrong)
     out.print(table)
 
 

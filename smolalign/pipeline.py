@@ -16,7 +16,7 @@ from smolalign import __version__, processes
 from smolalign.adapters import base_of, is_adapter
 from smolalign.chat.template import chat_template
 from smolalign.data.records import fingerprint_source
-from smolalign.data.sources import data_files
+from smolalign.data.sources import data_files, missing
 from smolalign.errors import UserError
 from smolalign.outcome import Outcome
 from smolalign.recipe.data import Benchmark, DataSource
@@ -96,6 +96,12 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
     def benchmark(asked: Benchmark) -> Benchmark:
         return asked.model_copy(update={"source": source(as_source(asked)).source})
 
+    def beside(reference: str | None) -> str | None:
+        if reference is None:
+            return None
+        path, inputs[reference] = resolve_beside(reference, recipe)
+        return path
+
     changes: dict[str, Any] = {}
     for field, value in recipe.step:
         if field == "model" or (field == "count_tokens_with" and value):
@@ -107,7 +113,13 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
     if isinstance(recipe.step, EvalStep):
         changes["models"] = {name: model(reference) for name, reference in recipe.step.models.items()}
         changes["tasks"] = {
-            name: task.model_copy(update={"data": [source(item) for item in task.data]})
+            name: task.model_copy(
+                update={
+                    "data": [source(item) for item in task.data],
+                    "possible_answer": beside(task.possible_answer),
+                    "tools_from": beside(task.tools_from),
+                }
+            )
             for name, task in recipe.step.tasks.items()
         }
     step = recipe.step.model_copy(update=changes)
@@ -289,6 +301,14 @@ def _resolve_rows(data: DataSource, recipe: Recipe, run_folder: Path) -> tuple[D
     except UserError as error:
         raise error.at(recipe.file) from None
     return data.model_copy(update={"source": source}), digest
+
+
+def resolve_beside(reference: str, recipe: Recipe) -> tuple[str, str]:
+    """Path of a file or folder that is read beside a task's rows, and the digest of its content."""
+    path = recipe.folder / Path(reference).expanduser()
+    if not path.exists():
+        raise missing(str(path)).at(recipe.file)
+    return str(path.resolve()), digest_path(path)
 
 
 def as_source(benchmark: Benchmark) -> DataSource:

@@ -240,11 +240,19 @@ def test_tool_calls_are_right_well_formed_or_refused(loaded: Loaded, replies: An
         ("Sorry.", True),
     )
     measured = tasks.tool_calls(loaded, EvalTask(task="tool_calls", data=DATA), rows)
-    assert measured.metrics == {"exact": 2 / 5, "well_formed": 4 / 8, "refusals": 1 / 3}
+    # Text around the calls, and a refusal in words, are wrong against the row and right by syntax.
+    shares = {"exact": 2 / 5, "ast": 3 / 5, "well_formed": 4 / 8, "refusals": 1 / 3, "irrelevance": 2 / 3}
+    assert measured.metrics == shares
     assert [sample["problem"] for sample in measured.samples] == [
         *(None, None, None, "no tool is named 'h'", "no call", None, None, "no call")
     ]
-    assert [sample["right"] for sample in measured.samples] == [True, True, False, False, False, True, False, False]
+    verdicts = [(sample.get("exact", sample.get("refusals")), sample.get("error")) for sample in measured.samples]
+    assert verdicts == [
+        *[(True, None), (True, None), (False, None), (False, "wrong tool"), (False, "no call")],
+        *[(True, None), (False, "called though nothing fits"), (False, None)],
+    ]
+    wrong = {"no call": 1, "wrong tool": 1, "called though nothing fits": 1}
+    assert measured.errors == {"asked": 8, "right": 5, **wrong}
     assert measured.samples[0]["tools"] == ["f", "g"]
 
 
@@ -252,7 +260,7 @@ def test_without_rows_to_refuse_there_is_no_figure_for_refusals(loaded: Loaded, 
     replies(("hm", True))
     rows = [asking("q", Message("assistant", "", (call("f"),)), TOOLS)]
     measured = tasks.tool_calls(loaded, EvalTask(task="tool_calls", data=DATA), rows)
-    assert measured.metrics == {"exact": 0, "well_formed": 0}
+    assert measured.metrics == {"exact": 0, "ast": 0, "well_formed": 0}
 
 
 def test_loss_is_the_mean_over_assistant_tokens_of_all_rows(loaded: Loaded) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Ran, chats, pairs, write_jsonl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
 
+from smolalign import console
 from smolalign.model import load_model, load_tokenizer, save_model
 
 Cli = Callable[..., Ran]
@@ -94,3 +99,22 @@ def test_scoring_answers_needs_a_template_that_marks_them(
     assert "Traceback" not in ran.err
     ran = cli("eval", tmp_path / "eval.yaml", "template=chatml", "--out", tmp_path / "out")
     assert ran.code == 0, ran.err
+
+
+TASK, METRIC = st.sampled_from(["a", "calls", "preference"]), st.sampled_from(["x", "well_formed", "likelier"])
+
+
+@given(st.sets(st.tuples(TASK, METRIC), min_size=1), st.integers(20, 60))
+@settings(deadline=None)
+def test_a_table_wider_than_the_screen_goes_on_below(names: set[tuple[str, str]], width: int) -> None:
+    columns = [f"{task}.{metric}" for task, metric in sorted(names)]
+    screen = Console(file=io.StringIO(), width=width, highlight=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(console, "out", screen)
+        console.print_stage_table({"table": {"m": dict.fromkeys(columns, 0.5), "other": {}}})
+    lines = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    found = [cell for line in lines if line.split()[:1] == ["m"] for cell in line.split()[1:]]
+    assert found == ["50.0"] * len(columns)
+    heads = " ".join(lines)
+    assert all(heads.count(word) == sum(word in column for column in columns) for word in ("likelier", "formed"))
+    assert max(map(len, lines)) <= width

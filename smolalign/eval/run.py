@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from smolalign.adapters import is_adapter, merging
 from smolalign.chat.render import render_prompt, require_trainable_template
 from smolalign.data.gather import gather_sources
+from smolalign.eval.bfcl import read_bfcl
+from smolalign.eval.call_items import CallItem
 from smolalign.eval.generate import generate
 from smolalign.eval.kinds import ROWS_OF_TASK
+from smolalign.eval.offer import read_offer, with_offer
 from smolalign.eval.tasks import TASKS, Loaded, Measured, reward_accuracy
 from smolalign.model import load_model, load_tokenizer, tokens_added
 from smolalign.outcome import Outcome
 from smolalign.recipe.schema import EvalStep, EvalTask, ShowcasePrompt
 from smolalign.report import Progress, Reporter
-from smolalign.rows import Message, Row
+from smolalign.rows import Chat, Message, Row
 from smolalign.store import write_text
 from smolalign.vocabulary import fit_vocabulary
 
@@ -59,7 +63,8 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
     write_text(folder / "samples.jsonl", "\n".join(lines) + "\n")
     table = {name: _table_row(name, step.tasks, outputs) for name in step.models}
     items = {title: len(rows[title]) for title in step.tasks}
-    return Outcome({"table": table, "items": items, "showcase": showcase}, data_report)
+    errors = {name: {t: m.errors for t in step.tasks if (m := outputs[name, t]).errors} for name in step.models}
+    return Outcome({"table": table, "items": items, "errors": errors, "showcase": showcase}, data_report)
 
 
 def _references_first(step: EvalStep) -> list[str]:
@@ -68,16 +73,25 @@ def _references_first(step: EvalStep) -> list[str]:
     return [name for name in step.models if name in references] + [n for n in step.models if n not in references]
 
 
-def _rows(step: EvalStep, folder: Path) -> tuple[dict[str, Sequence[Row]], list[dict[str, Any]]]:
+def _rows(step: EvalStep, folder: Path) -> tuple[dict[str, Sequence[Row | CallItem]], list[dict[str, Any]]]:
     """Rows of each task, a seeded sample where `max_rows` asks for one, and the report on their sources."""
-    rows: dict[str, Sequence[Row]] = {}
+    rows: dict[str, Sequence[Row | CallItem]] = {}
     report: list[dict[str, Any]] = []
     for number, (title, task) in enumerate(step.tasks.items()):
-        gathered = gather_sources(task.data, ROWS_OF_TASK[task.task], folder, f"task-{number}", step.seed)
-        rows[title] = gathered.train
-        if task.max_rows is not None and task.max_rows < len(gathered.train):
-            rows[title] = random.Random(step.seed).sample(gathered.train, task.max_rows)
-        report += [{"task": title, **source} for source in gathered.report]
+        found: Sequence[Row | CallItem]
+        if task.is_bfcl():
+            found = read_bfcl(task.data, task.possible_answer)
+            report.append({"task": title, "source": ", ".join(s.source for s in task.data), "rows_out": len(found)})
+        else:
+            gathered = gather_sources(task.data, ROWS_OF_TASK[task.task], folder, f"task-{number}", step.seed)
+            report += [{"task": title, **source} for source in gathered.report]
+            found = gathered.train
+        if task.max_rows is not None and task.max_rows < len(found):
+            found = random.Random(step.seed).sample(found, task.max_rows)
+        if task.tools_from is not None:
+            chats = [row for row in found if isinstance(row, Chat)]
+            found = with_offer(chats, read_offer(task.tools_from), task.distractors, step.seed, task.tools_from)
+        rows[title] = found
     return rows, report
 
 
@@ -89,7 +103,7 @@ def _comes_after(step: EvalStep, name: str, reference: str) -> bool:
 def _with_reward(measured: Measured, reference: Measured) -> Measured:
     """The measurement with the reward accuracy of a model against its reference."""
     accuracy = reward_accuracy(measured.samples, reference.samples)
-    return Measured({"reward_accuracy": accuracy, **measured.metrics}, measured.samples)
+    return replace(measured, metrics={"reward_accuracy": accuracy, **measured.metrics})
 
 
 def _table_row(name: str, tasks: dict[str, EvalTask], outputs: dict[tuple[str, str], Measured]) -> dict[str, float]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from smolalign.chat.calls import parse_reply
+from smolalign.chat.calls import Reply, parse_reply
 from smolalign.chat.render import render_chat, render_pair, render_prompt
+from smolalign.eval.call_items import CallItem, items_of, judge_reply
+from smolalign.eval.call_match import CLASSES
 from smolalign.eval.generate import Generated, generate, log_probs
 from smolalign.recipe.schema import EvalTask
 from smolalign.rows import Chat, Message, Pair, ToolCall, message_to_openai
@@ -25,10 +28,14 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Figures by metric name (shares are 0 to 1), and one record a row on what was asked and answered."""
+    """Figures by metric name (shares are 0 to 1), and one record a row on what was asked and answered.
+
+    `errors` counts what was wrong with answers, by class, and under `asked` and `right` the answers and the right ones.
+    """
 
     metrics: dict[str, float]
     samples: list[dict[str, Any]]
+    errors: dict[str, int] = field(default_factory=dict)
 
 
 def exact(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
@@ -73,39 +80,61 @@ def preference(loaded: Loaded, task: EvalTask, rows: Sequence[Pair]) -> Measured
     return Measured({"chosen_likelier": _share(likelier)}, samples)
 
 
-def tool_calls(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
-    """Share of turns whose calls are exactly right, that are well-formed, and, where no tool fits, that call none.
+def tool_calls(loaded: Loaded, task: EvalTask, rows: Sequence[Chat | CallItem]) -> Measured:
+    """Share of turns with the right calls, with well-formed ones, and, where no tool fits, with none.
 
     Every assistant turn that calls, or decides that no tool fits, is measured, and in a chat without one its last
-    turn, on which any call is wrong. Right means the same calls, names and arguments, in any order, and no text
-    around them that the row does not have. Well-formed means a whole call list, of offered tools only, on the turns
-    where one is due.
+    turn, on which any call is wrong. `ast` and, where no call is due, `irrelevance` are as `call_match` judges. Against
+    a row's own turn, `exact` is the same calls by value, in any order, `refusals` the very refusal, and both want no
+    text that the row does not have. Well-formed means a whole call list, of offered tools only, on the turns where one
+    is due. Of a set of several categories each has its own share of `ast`.
     """
-    items = [item for row in rows for item in call_items(row)]
-    replies = _reply(loaded, task, items)
+    items = [item for row in rows for item in items_of(row)]
+    replies = _reply_to(loaded, task, [(item.messages, item.tools) for item in items])
+    categories = {item.category for item in items if item.expected}
     samples: list[dict[str, Any]] = []
-    verdicts: dict[str, list[bool]] = {"exact": [], "well_formed": [], "refusals": []}
+    verdicts: dict[str, list[bool]] = {}
+    wrong: Counter[str] = Counter()
     for item, reply in zip(items, replies, strict=True):
-        answer = _answer(item)
-        read = parse_reply(reply.text, item.tools)
-        if answer.tool_calls is None:
-            right = not read.calls and read.problem is None
-        else:
-            only_calls = bool(answer.content) or not read.text
-            right = read.calls is not None and only_calls and same_calls(list(read.calls), list(answer.tool_calls))
-            verdicts["well_formed"].append(read.calls is not None and reply.stopped)
-        verdicts["exact" if answer.tool_calls else "refusals"].append(right)
-        expected = [{"name": call.name, "arguments": call.arguments} for call in answer.tool_calls or ()]
-        problem = read.problem or ("no call" if read.calls is None else None)
-        samples.append({**_asked(item), "expected": expected, "reply": reply.text, "problem": problem, "right": right})
-    return Measured({name: _share(found) for name, found in verdicts.items() if found}, samples)
+        mismatch = judge_reply(reply.text, item.expected)
+        read = parse_reply(reply.text)
+        found = {"ast" if item.expected else "irrelevance": mismatch is None}
+        if item.answer is not None:
+            found["exact" if item.expected else "refusals"] = _is_exact(read, item.answer)
+        if item.expected or (item.answer is not None and item.answer.tool_calls is not None):
+            found["well_formed"] = reply.stopped and _only_offered(read, item.tools)
+        if item.expected and len(categories) > 1:
+            found[item.category] = mismatch is None
+        for name, verdict in found.items():
+            verdicts.setdefault(name, []).append(verdict)
+        wrong.update([mismatch.kind] if mismatch else [])
+        strict = parse_reply(reply.text, item.tools)
+        problem = strict.problem or ("no call" if strict.calls is None else None)
+        category = {"category": item.category} if item.category else {}
+        judged = {"error": mismatch.kind, "detail": mismatch.detail} if mismatch else {}
+        asked = {**category, **_asked_of(item.messages, item.tools), "expected": item.shown, "reply": reply.text}
+        samples.append({**asked, "problem": problem, **found, **judged})
+    errors = {"asked": len(items), "right": len(items) - wrong.total(), **{c: wrong[c] for c in CLASSES if wrong[c]}}
+    names = [*(name for name in _CALL_METRICS if name in verdicts), *sorted(categories & verdicts.keys())]
+    return Measured({name: _share(verdicts[name]) for name in names}, samples, errors)
 
 
-def call_items(row: Chat) -> list[Chat]:
-    """The parts of a chat that `tool_calls` measures, each ending with the turn that is expected."""
-    turns = [index for index, message in enumerate(row.messages) if message.tool_calls is not None]
-    ends = turns or [len(row.messages) - 1]
-    return [Chat(row.messages[: end + 1], row.tools, row.origin) for end in ends]
+# In the order of the table.
+_CALL_METRICS = ("exact", "ast", "well_formed", "refusals", "irrelevance")
+
+
+def _only_offered(read: Reply, tools: Sequence[dict[str, Any]]) -> bool:
+    """Whether a reply has a list of calls, all to tools on offer."""
+    offered = {tool["name"] for tool in tools}
+    return read.calls is not None and all(call.name in offered or not offered for call in read.calls)
+
+
+def _is_exact(read: Reply, answer: Message) -> bool:
+    """Whether a reply is the row's own turn: its calls, or none, and no text around calls that it does not have."""
+    if answer.tool_calls is None:
+        return not read.calls and read.problem is None
+    only_calls = bool(answer.content) or not read.text
+    return read.calls is not None and only_calls and same_calls(list(read.calls), list(answer.tool_calls))
 
 
 def loss(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
@@ -163,7 +192,16 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _reply(loaded: Loaded, task: EvalTask, rows: Sequence[Chat], sample_seed: int | None = None) -> list[Generated]:
-    prompts = [render_prompt(loaded.tokenizer, row.messages[:-1], row.tools) for row in rows]
+    return _reply_to(loaded, task, [(row.messages[:-1], row.tools) for row in rows], sample_seed)
+
+
+def _reply_to(
+    loaded: Loaded,
+    task: EvalTask,
+    asked: Sequence[tuple[Sequence[Message], Sequence[dict[str, Any]]]],
+    sample_seed: int | None = None,
+) -> list[Generated]:
+    prompts = [render_prompt(loaded.tokenizer, messages, tools) for messages, tools in asked]
     return generate(
         loaded.model,
         loaded.tokenizer,
