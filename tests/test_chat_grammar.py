@@ -13,7 +13,7 @@ import torch
 from tokenizers import AddedToken
 
 from smolalign.chat.calls import parse_reply
-from smolalign.chat.grammar import Dialect, Grammar, json_schema, tool_calls
+from smolalign.chat.grammar import Dialect, Grammar, dialect_of, json_schema, tool_calls
 from smolalign.chat.render import render_prompt
 from smolalign.errors import UserError
 from smolalign.model import load_model, load_tokenizer
@@ -189,8 +189,9 @@ def test_the_hermes_dialect_has_a_pair_of_tags_for_each_call(tiny_model: Path, s
         assert must(reply)
         assert free(f"Let me see.\n{reply}")
         assert not must(f"Let me see.\n{reply}")
-    assert free("Hello.")
-    assert not must("Hello.")
+    for reply in ("Hello.", "<tool_call>\n[]\n</tool_call>"):
+        assert free(reply)
+        assert not must(reply)
     for reply in (f"<tool_call>\n[{NOW}]\n</tool_call>", f"<tool_call>[{NOW}]</tool_call>", f"{one}\n", one + two):
         assert not free(reply)
         assert not must(reply)
@@ -240,6 +241,16 @@ def test_there_must_be_a_tool_and_its_parameters_an_object() -> None:
         tool_calls([], required=False)
     with pytest.raises(UserError, match="the parameters of f must be a schema of an object"):
         tool_calls([{"name": "f", "parameters": {"type": "string"}}], required=False)
+
+
+def test_the_dialect_is_that_of_the_models_template(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    assert dialect_of(tokenizer) == "smollm2"
+    block = (
+        "{%- for call in message.tool_calls -%}{{- '<tool_call>' ~ (call | tojson) ~ '</tool_call>' -}}{%- endfor -%}"
+    )
+    tokenizer.chat_template = "{%- for message in messages -%}" + block + "{%- endfor -%}"
+    assert dialect_of(tokenizer) == "hermes"
 
 
 def test_other_rows_than_before_are_an_error(tiny_model: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from smolalign.chat.run_tools import MOST_ARGUMENTS, MOST_RESULT, ToolResult, flaw, run_call
-from smolalign.chat.tools import ToolBox, read_tools
+from smolalign.chat.tools import ToolBox, read_tools, with_null
 from smolalign.rows import ToolCall
 
 TOOLS = '''\
@@ -176,6 +176,10 @@ def test_a_call_that_does_not_fit_is_told_why(wrong: ToolCall, said: str, box: T
 def test_a_call_that_fits_has_no_flaw_and_an_optional_argument_may_be_null(box: ToolBox) -> None:
     assert flaw(call("add", a=1, note=None), box) is None
     assert flaw(call("add", a=1, b=2, note="x"), box) is None
+    properties = {"nullable": {"type": "string", "nullable": True}}
+    assert with_null({"properties": properties}) == {
+        "properties": {"nullable": {"anyOf": [{"type": "string"}, {"type": "null"}]}}
+    }
 
 
 def test_a_schema_alone_is_not_run() -> None:

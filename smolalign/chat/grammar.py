@@ -16,8 +16,10 @@ import torch
 from transformers import LogitsProcessor
 
 from smolalign.chat.calls import CLOSE_TAG, OPEN_TAG
+from smolalign.chat.render import render_text
 from smolalign.data.strict_json import dump, shorten
 from smolalign.errors import UserError
+from smolalign.rows import Message, ToolCall
 
 Dialect = Literal["smollm2", "hermes"]
 
@@ -118,7 +120,7 @@ def tool_calls(tools: Sequence[Mapping[str, Any]], *, required: bool, dialect: D
 
     Args:
         tools: bare schemas, `{"name", "description", "parameters"}`.
-        required: the reply is calls, one or more, without text. Otherwise SmolLM2's list of calls may be empty.
+        required: the reply is calls, one or more, without text. Otherwise an empty list says that none fits.
         dialect: `smollm2`, all calls as a list in one pair of tags; `hermes`, one object a pair of tags.
 
     Raises:
@@ -138,12 +140,20 @@ def tool_calls(tools: Sequence[Mapping[str, Any]], *, required: bool, dialect: D
     return Grammar(write)
 
 
+def dialect_of(tokenizer: Any) -> Dialect:
+    """How the model's chat template writes two calls: as a list in one pair of tags, or each in its own."""
+    calls = Message("assistant", "", (ToolCall("a", {}), ToolCall("b", {})))
+    written = render_text(tokenizer, [Message("user", "Hi"), calls])
+    return "hermes" if written.count(OPEN_TAG) == 2 else "smollm2"
+
+
 def _calls(options: Sequence[str], opening: str, closing: str, *, required: bool, dialect: Dialect) -> str:
     """Rules up to `calls`: all calls and tags but for the first opening tag; `start` where calls are required."""
     call = "call: " + " | ".join(f"call_{number}" for number in range(len(options))) + "\n"
     call += "".join(f"call_{number}: {option}\n" for number, option in enumerate(options))
     if dialect == "hermes":
-        body = f'calls: one ("\\n" {opening} one)*\none: "\\n" call "\\n" {closing}\n'
+        none = "" if required else f' | "\\n[]\\n" {closing}'
+        body = f'calls: one ("\\n" {opening} one)*{none}\none: "\\n" call "\\n" {closing}\n'
     else:
         inside = 'call (", " call)*'
         body = f'calls: "[" {inside if required else f"({inside})?"} "]" {closing}\n'

@@ -16,7 +16,7 @@ from typing import Any
 
 import smolalign
 from smolalign.chat.tool_process import FAILED, as_json
-from smolalign.chat.tools import ToolBox
+from smolalign.chat.tools import ToolBox, with_null
 from smolalign.data.strict_json import dump
 from smolalign.rows import ToolCall
 
@@ -56,7 +56,7 @@ def flaw(call: ToolCall, box: ToolBox) -> str | None:
 def _breaks(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> str | None:
     import jsonschema_rs
 
-    validator = jsonschema_rs.validator_for(_with_null(schema["parameters"]))
+    validator = jsonschema_rs.validator_for(with_null(schema["parameters"]))
     try:
         first = next(iter(validator.iter_errors(dict(arguments))), None)
     except ValueError as error:
@@ -65,16 +65,6 @@ def _breaks(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> str | No
         return None
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first.instance_path).lstrip(".")
     return f"{schema['name']}: {f'{place}: ' if place else ''}{first.message[:300]}"
-
-
-def _with_null(schema: Any) -> Any:
-    """The schema with OpenAPI's `nullable`, which Transformers writes, in the words of JSON schema."""
-    if isinstance(schema, list):
-        return [_with_null(item) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    out = {key: _with_null(value) for key, value in schema.items()}
-    return {"anyOf": [out, {"type": "null"}]} if out.pop("nullable", None) is True else out
 
 
 def run_call(call: ToolCall, box: ToolBox, seconds: float) -> ToolResult:

@@ -14,11 +14,11 @@ from smolalign.adapters import is_adapter, merging
 from smolalign.chat.calls import parse_reply
 from smolalign.chat.conversation import Conversation
 from smolalign.chat.generation import Reply, write_reply
-from smolalign.chat.grammar import Grammar, json_schema, tool_calls
+from smolalign.chat.grammar import Dialect, Grammar, dialect_of, json_schema, tool_calls
 from smolalign.chat.render import render_prompt
 from smolalign.chat.run_tools import ToolResult, failed, flaw, run_call
 from smolalign.chat.terminal import Input, open_input, visible
-from smolalign.chat.tools import ToolBox, read_tools
+from smolalign.chat.tools import ToolBox, read_tools, with_null
 from smolalign.data.strict_json import JsonProblem, dump, parse, shorten
 from smolalign.errors import UserError
 from smolalign.rows import Message, ToolCall
@@ -80,9 +80,9 @@ def talk(reference: str, wishes: Wishes) -> None:
         UserError: the model, the tools or the schema cannot be read or used, or the model has no chat template.
     """
     box = read_tools(wishes.tools) if wishes.tools else ToolBox()
-    grammars = _grammars(wishes, box)
-    session = Session(_speaker(reference, wishes, grammars), box, wishes, open_input())
-    session.run()
+    # What cannot be held to is refused before a model is loaded; which dialect it speaks shows then.
+    _grammars(wishes, box, "smollm2")
+    Session(_speaker(reference, wishes, box), box, wishes, open_input()).run()
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Grammars:
     later: Grammar | None = None
 
 
-def _grammars(wishes: Wishes, box: ToolBox) -> Grammars:
+def _grammars(wishes: Wishes, box: ToolBox, dialect: Dialect) -> Grammars:
     """Raises UserError where the options do not go together, or a schema cannot be held to."""
     if (wishes.constrain or wishes.required) and not wishes.tools:
         raise UserError("--constrain and --tool-choice required are about calls", mend="add --tools FILE")
@@ -104,8 +104,9 @@ def _grammars(wishes: Wishes, box: ToolBox) -> Grammars:
         return Grammars(grammar, grammar)
     if not (wishes.constrain or wishes.required):
         return Grammars()
-    later = tool_calls(box.schemas, required=False)
-    return Grammars(tool_calls(box.schemas, required=True) if wishes.required else later, later)
+    later = tool_calls(box.schemas, required=False, dialect=dialect)
+    first = tool_calls(box.schemas, required=True, dialect=dialect) if wishes.required else later
+    return Grammars(first, later)
 
 
 def _read_schema(file: Path) -> Any:
@@ -119,7 +120,7 @@ def _read_schema(file: Path) -> Any:
         raise UserError(f"not JSON: {problem.what}", where=f"{file}:{problem.line}") from None
 
 
-def _speaker(reference: str, wishes: Wishes, grammars: Grammars) -> Speak:
+def _speaker(reference: str, wishes: Wishes, box: ToolBox) -> Speak:
     """The model, loaded. Raises UserError."""
     from smolalign.model import load_model, load_tokenizer
 
@@ -128,6 +129,8 @@ def _speaker(reference: str, wishes: Wishes, grammars: Grammars) -> Speak:
         raise UserError(f"{reference} has no chat template", mend="chat with a model that a smolalign step made")
     if is_adapter(Path(reference)):
         tell(merging(Path(reference)))
+    held = wishes.constrain or wishes.required
+    grammars = _grammars(wishes, box, dialect_of(tokenizer) if held else "smollm2")
     model = load_model(reference).eval()
 
     def speak(conversation: Conversation, say: Callable[[str], None], first: bool) -> Reply:
@@ -224,7 +227,7 @@ class Session:
             raise KeyboardInterrupt
         if reply.ended != "stop":
             tell(ENDS[reply.ended].format(most=self.wishes.max_new_tokens))
-        read = parse_reply(reply.text, self.box.schemas)
+        read = parse_reply(reply.text, tuple(map(with_null, self.box.schemas)))
         if read.problem:
             tell(read.problem)
         if read.calls is None:

@@ -43,6 +43,19 @@ def read_tools(file: Path) -> ToolBox:
     return _from_python(file, text) if file.suffix == ".py" else ToolBox(_from_json(file, text), file=file)
 
 
+def with_null(schema: Any) -> Any:
+    """A schema with OpenAPI's `nullable`, which `get_json_schema` writes, in the words of JSON schema."""
+    if isinstance(schema, list):
+        return [with_null(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    out = {key: with_null(value) for key, value in schema.items()}
+    if out.get("nullable") is not True:
+        return out
+    del out["nullable"]
+    return {"anyOf": [out, {"type": "null"}]}
+
+
 def _from_json(file: Path, text: str) -> tuple[dict[str, Any], ...]:
     try:
         schemas = parse_tools(parse(text))
