@@ -248,18 +248,47 @@ def preview(
     preview_recipe(recipe, overrides or [], rows, out)
 
 
+class ToolChoice(enum.StrEnum):
+    """Whether a reply may be a call, or must be."""
+
+    auto = "auto"
+    required = "required"
+
+
 @app.command()
 def chat(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model or adapter folder, a .gguf file or a Hub id.")],
-    tools: Annotated[Path | None, typer.Option("--tools", help="JSON file with a list of tool schemas.")] = None,
+    tools: Annotated[
+        Path | None, typer.Option("--tools", help="A Python file whose functions are tools, or JSON of tool schemas.")
+    ] = None,
     system: Annotated[str | None, typer.Option("--system", help="System turn.")] = None,
+    schema: Annotated[
+        Path | None, typer.Option("--json-schema", metavar="FILE", help="Hold replies to this JSON schema.")
+    ] = None,
+    constrain: Annotated[bool, typer.Option("--constrain", help="Hold calls to the tools' schemas.")] = False,
+    tool_choice: Annotated[
+        ToolChoice, typer.Option("--tool-choice", help="required: the first reply to a turn is a well-formed call.")
+    ] = ToolChoice.auto,
+    yes: Annotated[bool, typer.Option("--yes", help="Run tools without asking.")] = False,
+    tool_seconds: Annotated[float, typer.Option("--tool-seconds", min=0.1, help="Longest run of a tool.")] = 30.0,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest reply, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 decodes greedily.")] = 0.0,
 ) -> None:
-    """Talk to a model; what is piped in is one user turn a line."""
-    from smolalign.chat.session import talk
+    """Talk to a model that may call tools; what is piped in is one user turn a line."""
+    from smolalign.chat.session import Wishes, talk
 
-    talk(model, tools_file=tools, system=system, max_new_tokens=max_new_tokens, temperature=temperature)
+    wishes = Wishes(
+        tools=tools,
+        system=system,
+        schema=schema,
+        constrain=constrain,
+        required=tool_choice is ToolChoice.required,
+        yes=yes,
+        tool_seconds=tool_seconds,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+    )
+    talk(model, wishes)
 
 
 @recipes_app.command("list")

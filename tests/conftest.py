@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -75,6 +76,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     folder = tmp_path_factory.mktemp("tiny") / "model"
     save_model(new_model(sizes, tokenizer, seed=0), tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def roomy_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with room for the schemas of tools: its positions are rotary, so any number will do."""
+    folder = tmp_path_factory.mktemp("roomy") / "model"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}), encoding="utf-8")
     return folder
 
 

@@ -19,7 +19,7 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "pyarrow", "accelerate", "numpy", "huggingface_hub"}
-HEAVY |= {"rensa", "jinja2"}
+HEAVY |= {"rensa", "jinja2", "prompt_toolkit", "llguidance"}
 # On an idle machine it takes half of that; the limit leaves room for a busy one.
 HELP_SECONDS = 1.0
 
