@@ -85,7 +85,7 @@ class Api:
         async def checked(request: Request) -> Response:
             key = self._served.api_key
             given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if key is not None and not hmac.compare_digest(given.encode(), key.encode()):
+            if key is not None and not hmac.compare_digest(given.encode("latin-1"), key.encode()):
                 raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
             return await handler(request)
 

@@ -130,7 +130,7 @@ class Preparer:
             prompt = render_prompt(self._tokenizer, messages, tools)
             if tools and render_text(self._tokenizer, messages, tools) == render_text(self._tokenizer, messages):
                 raise invalid("the model's chat template does not show tools", "tools")
-        except (TemplateError, TypeError, ValueError) as error:
+        except (TemplateError, TypeError, ValueError, RecursionError) as error:
             # Some templates refuse what they were not made for, such as two user turns in a row.
             raise invalid(f"the model's chat template refuses these messages: {error}", "messages") from None
         return prompt

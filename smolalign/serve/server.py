@@ -8,8 +8,10 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from smolalign.adapters import is_adapter, merging
 from smolalign.errors import UserError
 
 # Seconds that answers in the making get to end when the server is told to stop; a second signal ends it at once.
@@ -57,6 +59,8 @@ def serve(
     with place:
         if api_key is None and not is_loopback(place.getsockname()[0]):
             say("warning: anyone who reaches this address may use the model; set --api-key or SMOLALIGN_API_KEY")
+        if is_adapter(Path(reference)):
+            say(f"({merging(Path(reference))})")
         app = _app(reference, name or reference, api_key, limits)
         config = uvicorn.Config(
             app,
