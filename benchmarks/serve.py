@@ -3,8 +3,8 @@
     python -m benchmarks.serve MODEL [--clients 1 8] [--tokens 64]
     python -m benchmarks.serve MODEL --url http://127.0.0.1:8000/v1
 
-Without `--url` it starts `smolalign serve MODEL`; with it, it asks any server with OpenAI's API. Answers are greedy, and
-only tokens that were written count.
+Without `--url` it starts `smolalign serve MODEL`; with it, it asks any server with OpenAI's API. Answers are greedy,
+and only tokens that were written count.
 """
 
 from __future__ import annotations
