@@ -18,7 +18,7 @@ from smolalign.model import load_model, load_tokenizer
 from smolalign.serve.engine import PROMPT_PART, Busy, Engine
 from smolalign.serve.row import Ask, Job, Piece
 from smolalign.serve.sampling import Chooser, Sampling
-from smolalign.serve.text import Detokenizer, Finder
+from smolalign.serve.text import Detokenizer, Finder, hidden_ids
 
 GREEDY = Sampling(temperature=0)
 LONGEST = 30  # seconds that a test waits for an answer that does not come
@@ -274,13 +274,22 @@ def test_the_temperature_divides_and_penalties_and_bias_are_added() -> None:
 @settings(max_examples=100, deadline=None)
 def test_pieces_of_text_are_whole_characters_and_together_the_whole_text(text: str) -> None:
     ids = TOKENIZER(text)["input_ids"]
-    detokenizer = Detokenizer(TOKENIZER)
+    detokenizer = Detokenizer(TOKENIZER, hidden_ids(TOKENIZER))
     pieces = [detokenizer.add(token) for token in ids]
     assert "".join(pieces) + detokenizer.rest() == TOKENIZER.decode(ids, skip_special_tokens=True)
     assert "�" in text or not any("�" in piece for piece in pieces)
 
 
 TOKENIZER = tiny_tokenizer()
+
+
+def test_special_tokens_are_no_text_but_for_the_tags_of_calls() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<tool_call>", "</tool_call>", "<secret>"]})
+    ids = tokenizer("a<secret><tool_call>[]</tool_call>")["input_ids"]
+    detokenizer = Detokenizer(tokenizer, hidden_ids(tokenizer))
+    text = "".join(detokenizer.add(token) for token in [*ids, tokenizer.eos_token_id])
+    assert text + detokenizer.rest() == "a<tool_call>[]</tool_call>"
 
 
 @given(st.lists(st.text("abc", max_size=4), max_size=12), st.lists(st.text("abc", min_size=1, max_size=4), max_size=3))

@@ -18,6 +18,7 @@ import torch
 
 from smolalign.serve.cache import BatchCache, new_cache
 from smolalign.serve.row import Ask, Job, Piece, Row, Scored, scored
+from smolalign.serve.text import hidden_ids
 
 # Tokens of a prompt that are computed between two steps of the running answers.
 PROMPT_PART = 512
@@ -62,7 +63,7 @@ class Engine:
 
     def __init__(self, model: Any, tokenizer: Any, *, max_batch: int, max_queue: int) -> None:
         self._model, self._tokenizer = model, copy.deepcopy(tokenizer)
-        self._stop_ids = stop_ids(model, tokenizer)
+        self._stop_ids, self._hidden = stop_ids(model, tokenizer), hidden_ids(tokenizer)
         self.max_batch, self.places = max_batch, max_batch + max_queue
         self._waiting: deque[Job] = deque()
         self._entering: Entering | None = None
@@ -151,7 +152,7 @@ class Engine:
             while self._waiting and self._waiting[0].cancelled:
                 self._waiting.popleft()
             if self._entering is None and self._waiting and len(self._rows) < self.max_batch:
-                row = Row(self._waiting.popleft(), self._tokenizer, self._stop_ids)
+                row = Row(self._waiting.popleft(), self._tokenizer, self._stop_ids, self._hidden)
                 self._entering = Entering(row, new_cache(), 0, [Scored(row.job.ask.prompt[0], None)])
 
     def _compute_prompt(self, entering: Entering) -> None:

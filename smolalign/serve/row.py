@@ -81,13 +81,14 @@ class Row:
         job: what is answered.
         tokenizer: of the engine's thread.
         stop_ids: tokens that end an answer.
+        hidden: tokens that are no text.
     """
 
-    def __init__(self, job: Job, tokenizer: Any, stop_ids: frozenset[int]) -> None:
+    def __init__(self, job: Job, tokenizer: Any, stop_ids: frozenset[int], hidden: frozenset[int]) -> None:
         self.job, self.last, self.written = job, job.ask.prompt[-1], 0
         self._stop_ids = stop_ids
         self._chooser = Chooser(job.ask.sampling, job.ask.prompt, job.ask.constraint)
-        self._detokenizer, self._finder = Detokenizer(tokenizer), Finder(job.ask.stop)
+        self._detokenizer, self._finder = Detokenizer(tokenizer, hidden), Finder(job.ask.stop)
         self._characters, self._given = 0, 0
         self._waiting: list[tuple[int, Scored]] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ipaddress
 import signal
 import socket
@@ -92,7 +93,8 @@ def _app(reference: str, name: str, api_key: str | None, limits: Limits) -> Any:
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNBOUNDED
     most = min(limits.max_tokens, context)
     preparer = Preparer(tokenizer, context=context, max_tokens=most, places=engine.places)
-    return build(Served(name, engine, preparer, tokenizer, api_key, limits.max_body))
+    # Each thread has a tokenizer of its own, as the engine does: one may not be used by two at once.
+    return build(Served(name, engine, preparer, copy.deepcopy(tokenizer), api_key, limits.max_body))
 
 
 def _libraries() -> Any:

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from smolalign.chat.calls import CLOSE_TAG, OPEN_TAG
+
 # What a decoder writes for bytes that are no character (yet).
 REPLACEMENT = "�"
 # A character has four bytes at most; so many tokens that are none are bytes that no other will mend.
 MOST_HELD = 16
+
+
+def hidden_ids(tokenizer: Any) -> frozenset[int]:
+    """The special tokens, which are no text, but for a call's tags, which some vocabularies make special too."""
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(number for number, token in added if token.special and token.content not in (OPEN_TAG, CLOSE_TAG))
 
 
 class Detokenizer:
@@ -16,10 +24,11 @@ class Detokenizer:
 
     Args:
         tokenizer: used by one thread at a time.
+        hidden: ids that are no text, of `hidden_ids`.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, hidden: frozenset[int]) -> None:
+        self._tokenizer, self._hidden = tokenizer, hidden
         self._ids: list[int] = []
         # Text up to `_told` is given out; decoding begins at `_from`, one piece earlier, since a tokenizer may write
         # the first token of a text otherwise than the same token in its middle.
@@ -27,6 +36,8 @@ class Detokenizer:
 
     def add(self, token: int) -> str:
         """The text that a token completes; empty where it ends within a character."""
+        if token in self._hidden:
+            return ""
         self._ids.append(token)
         return self._new(whole=False)
 
@@ -44,7 +55,7 @@ class Detokenizer:
         return text[len(before) :]
 
     def _text(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
 
 class Finder:
