@@ -291,6 +291,27 @@ def chat(
     talk(model, wishes)
 
 
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model or adapter folder, a .gguf file or a Hub id.")],
+    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    name: Annotated[str | None, typer.Option("--name", help="What clients call the model; by default MODEL.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option("--api-key", envvar="SMOLALIGN_API_KEY", help="Key that clients must show.")
+    ] = None,
+    max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Answers computed at once.")] = 8,
+    max_queue: Annotated[int, typer.Option("--max-queue", min=0, help="Answers that may wait beyond these.")] = 64,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")] = 2048,
+    max_body_mb: Annotated[float, typer.Option("--max-body-mb", min=0.001, help="Largest request, in MB.")] = 4.0,
+) -> None:
+    """Serve a model over an OpenAI-compatible API."""
+    from smolalign.commands import serve_model
+
+    limits = {"max_batch": max_batch, "max_queue": max_queue, "max_tokens": max_tokens}
+    serve_model(model, host, port, name, api_key, max_body=int(max_body_mb * 1e6), **limits)
+
+
 @recipes_app.command("list")
 def recipes_list() -> None:
     """Names of the shipped recipes."""

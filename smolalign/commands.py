@@ -294,6 +294,15 @@ def preview_recipe(argument: str, overrides: Sequence[str], rows: int, out: Path
         print_marked(shown.title, shown.parts, shown.footer)
 
 
+def serve_model(model: str, host: str, port: int, name: str | None, api_key: str | None, **limits: int) -> None:
+    """`smolalign serve`: answer over HTTP until told to stop."""
+    from smolalign.serve.server import Limits, serve
+
+    if api_key is not None and not api_key.strip():
+        raise UserError("the API key is empty", mend="give --api-key a value, or unset SMOLALIGN_API_KEY")
+    serve(model, host=host, port=port, name=name, api_key=api_key, limits=Limits(**limits), say=print_line)
+
+
 def _pipeline_beside(recipe: Recipe) -> Recipe | None:
     """The pipeline recipe in the folder of a step's recipe."""
     file = recipe.folder / "pipeline.yaml"

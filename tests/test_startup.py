@@ -65,6 +65,7 @@ def layer(module: str) -> int:
         "pipeline": 4,
         "train": 3,
         "eval": 3,
+        "serve": 3,
         "model": 2,
         "vocabulary": 2,
         "adapters": 2,
