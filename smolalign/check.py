@@ -11,6 +11,7 @@ from typing import Any
 from smolalign.data.sources import named
 from smolalign.errors import UserError
 from smolalign.fits import fits
+from smolalign.inputs import as_source, resolve_beside, resolve_data, resolve_model
 from smolalign.look import (
     KIND_OF_ROWS,
     Chain,
@@ -21,7 +22,6 @@ from smolalign.look import (
     tokenizer_ahead,
     tokenizer_to_come,
 )
-from smolalign.pipeline import as_source, resolve_beside, resolve_data, resolve_model
 from smolalign.recipe.data import DataSource, Filters
 from smolalign.recipe.load import Recipe
 from smolalign.recipe.schema import AssemblyStep, EvalStep, PretrainStep, TrainStep, TuneStep
@@ -95,6 +95,10 @@ def _check_inputs(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
                 continue
             for source in sources_ahead(data, chain, name):
                 found = first_rows(source, kind, SAMPLE_ROWS, _tolerated(recipe, data))
+                if source.tools is not None:
+                    from smolalign.data.catalogue import read_catalogue
+
+                    yield Finding(name, f"{data.tools}: {len(read_catalogue(source.tools)):,} tools")
                 called = named(data.source, data.split, data.config)
                 yield Finding(name, f"{called}: {found.format}, {_counted(found.rows_in)} read")
                 if found.broken:
@@ -105,10 +109,9 @@ def _check_inputs(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
 
 
 def _check_call_tasks(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
-    """That questions have their answers, and that files of tools can be read."""
+    """That questions have their answers."""
     for task in recipe.step.tasks.values() if isinstance(recipe.step, EvalStep) else ():
         from smolalign.eval.bfcl import read_bfcl
-        from smolalign.eval.offer import read_offer
 
         try:
             if task.is_bfcl():
@@ -116,9 +119,6 @@ def _check_call_tasks(name: str, recipe: Recipe, chain: Chain) -> Iterator[Findi
                 answers = resolve_beside(task.possible_answer, recipe)[0] if task.possible_answer else None
                 called = ", ".join(data.source for data in task.data)
                 yield Finding(name, f"{called}: bfcl, {_counted(len(read_bfcl(sources, answers)))} read")
-            if task.tools_from is not None:
-                tools = read_offer(resolve_beside(task.tools_from, recipe)[0])
-                yield Finding(name, f"{task.tools_from}: {len(tools):,} tools")
         except UserError as error:
             yield Finding(name, problem=error.at(recipe.file))
 

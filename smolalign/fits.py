@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from smolalign.errors import UserError
+from smolalign.inputs import resolve_model
 from smolalign.look import Chain, require_step
 from smolalign.memory import say_size
-from smolalign.pipeline import resolve_model
 from smolalign.recipe.schema import PretrainStep, TrainStep, TuneStep
 
 # An estimate above the first share of the memory may fail, above the second it surely will.

@@ -11,7 +11,7 @@ from typing import Any
 
 from smolalign.data.load import Loaded, load_rows
 from smolalign.errors import UserError
-from smolalign.pipeline import resolve_data, resolve_model
+from smolalign.inputs import resolve_data, resolve_model
 from smolalign.recipe.data import DataSource
 from smolalign.recipe.load import Recipe
 from smolalign.recipe.schema import PretrainStep, SmoltalkStep, Step, TrainStep, TuneStep

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from smolalign import __version__, processes
-from smolalign.adapters import base_of, is_adapter
 from smolalign.chat.template import chat_template
-from smolalign.data.records import fingerprint_source
-from smolalign.data.sources import data_files, missing
 from smolalign.errors import UserError
+from smolalign.inputs import as_source, resolve_beside, resolve_data, resolve_model
 from smolalign.outcome import Outcome
 from smolalign.recipe.data import Benchmark, DataSource
 from smolalign.recipe.load import Recipe, dump_recipe
@@ -25,9 +23,7 @@ from smolalign.recipe.schema import EvalStep, Step, TrainStep
 from smolalign.report import Reporter, Silent
 from smolalign.store import (
     DATA_VERSION,
-    digest_files,
     digest_json,
-    digest_path,
     finish,
     is_done,
     read_manifest,
@@ -117,7 +113,6 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
                 update={
                     "data": [source(item) for item in task.data],
                     "possible_answer": beside(task.possible_answer),
-                    "tools_from": beside(task.tools_from),
                 }
             )
             for name, task in recipe.step.tasks.items()
@@ -231,91 +226,6 @@ def _follow(name: str, recipe: Recipe, resolved: Resolved, folder: Path) -> Step
     return StepResult(name, folder, {"kind": recipe.kind}, cached=not to_run)
 
 
-def resolve_model(reference: str, recipe: Recipe, run_folder: Path) -> tuple[str, str]:
-    """Path or Hub id of a model, and the digest of its content."""
-    if reference.startswith("@"):
-        folder, manifest = _finished(reference[1:], run_folder, recipe.file)
-        if not (folder / "model").is_dir():
-            raise UserError(
-                f"{reference} has no model: it is a step of kind {manifest['kind']}", where=str(recipe.file)
-            )
-        return str((folder / "model").resolve()), str(manifest["output"])
-    path = recipe.folder / Path(reference).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
-        return str(path.resolve()), digest_path(path)
-    if is_adapter(path):
-        try:
-            base = base_of(path)
-        except UserError as error:
-            raise error.at(recipe.file) from None
-        below = resolve_model(base, recipe, run_folder)[1] if Path(base).exists() else base
-        return str(path.resolve()), digest_json([digest_path(path), below])
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(
-                f"{reference} is no model folder: it has no config.json",
-                where=str(recipe.file),
-                mend="name a checkpoint in Transformers format, such as a step's model/ folder, or adapters in peft's",
-            )
-        return str(path.resolve()), digest_path(path)
-    if path.is_file():
-        raise UserError(f"{reference} is no model", where=str(recipe.file), mend="name a folder or a .gguf file")
-    if reference.startswith((".", "/", "~")) or reference.endswith(".gguf") or reference.count("/") != 1:
-        raise UserError(
-            f"no model {reference}", where=str(recipe.file), mend="name a checkpoint folder, a .gguf file or a Hub id"
-        )
-    return reference, digest_json(reference)
-
-
-def resolve_data(data: DataSource, recipe: Recipe, run_folder: Path) -> tuple[DataSource, str]:
-    """The source with paths that exist, or a Hub id, and the digest of its content."""
-    found, digest = _resolve_rows(data, recipe, run_folder)
-    if data.tools is None:
-        return found, digest
-    tools = str((recipe.folder / Path(data.tools).expanduser()).resolve())
-    try:
-        digest = digest_json([digest, fingerprint_source(tools)])
-    except UserError as error:
-        raise error.at(recipe.file) from None
-    return found.model_copy(update={"tools": tools}), digest
-
-
-def _resolve_rows(data: DataSource, recipe: Recipe, run_folder: Path) -> tuple[DataSource, str]:
-    if data.source.startswith("@"):
-        folder, _ = _finished(data.source[1:], run_folder, recipe.file)
-        rows, split = (folder / "data").resolve(), data.split or "train"
-        try:
-            files = data_files(rows, split)
-        except UserError:
-            there = ", ".join(sorted({p.stem.split("-")[0] for p in rows.glob("*.parquet")})) or "none"
-            raise UserError(
-                f"{data.source} has no rows of split {split!r} (it has: {there})",
-                where=str(recipe.file),
-                mend="set test_fraction in that step" if split == "test" else "",
-            ) from None
-        return data.model_copy(update={"source": str(rows), "split": split}), digest_files(rows, files)
-    path = recipe.folder / Path(data.source).expanduser()
-    source = str(path.resolve()) if path.exists() or _looks_like_path(data.source) else data.source
-    try:
-        digest = fingerprint_source(source, config=data.config, split=data.split, revision=data.revision)
-    except UserError as error:
-        raise error.at(recipe.file) from None
-    return data.model_copy(update={"source": source}), digest
-
-
-def resolve_beside(reference: str, recipe: Recipe) -> tuple[str, str]:
-    """Path of a file or folder that is read beside a task's rows, and the digest of its content."""
-    path = recipe.folder / Path(reference).expanduser()
-    if not path.exists():
-        raise missing(str(path)).at(recipe.file)
-    return str(path.resolve()), digest_path(path)
-
-
-def as_source(benchmark: Benchmark) -> DataSource:
-    """Where a benchmark is read from."""
-    return DataSource(**benchmark.model_dump(include={"source", "config", "split", "revision"}))
-
-
 def _without_memory_knobs(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe without the trainer's fields that a run may change when it is taken up: rows of a micro-batch, where a
     step has as many rows all the same, and what is computed again in place of being kept."""
@@ -336,23 +246,6 @@ def _template_text(step: Step) -> str:
     """The chat template that a step renders with; empty where it is the model's own, which is part of that input."""
     name = getattr(step, "template", "model")
     return "" if name == "model" else chat_template(name)
-
-
-def _looks_like_path(source: str) -> bool:
-    suffixes = (".jsonl", ".json", ".parquet", ".txt")
-    return source.startswith((".", "/", "~")) or source.endswith(suffixes) or source.count("/") != 1
-
-
-def _finished(name: str, run_folder: Path, file: Path) -> tuple[Path, dict[str, Any]]:
-    folder = run_folder / name
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise UserError(
-            f"@{name} has not been run: no finished step in {folder}",
-            where=str(file),
-            mend="run that step first, or name the run's folder with --out",
-        )
-    return folder, manifest
 
 
 def _versions() -> dict[str, str]:

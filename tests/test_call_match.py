@@ -10,15 +10,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smolalign.eval.bfcl import expect_truth, json_schema
+from smolalign.data.formats.schemas import with_json_types
+from smolalign.eval.bfcl import expect_truth
 from smolalign.eval.call_items import judge_reply
 from smolalign.eval.call_match import Expected, expect_calls, judge, plain_text
 from smolalign.rows import ToolCall
 
 # --- the leaderboard's rules, one by one -----------------------------------------------------------------------------
 
-PARAMETERS = json_schema(
-    {
+FUNCTION = {
+    "name": "f",
+    "parameters": {
         "type": "dict",
         "properties": {
             "city": {"type": "string"},
@@ -33,8 +35,9 @@ PARAMETERS = json_schema(
             "free": {"type": "any"},
         },
         "required": ["must"],
-    }
-)
+    },
+}
+PARAMETERS = with_json_types(FUNCTION)["parameters"]
 
 
 def verdict(allowed: list[Any], *given_values: Any) -> list[str | None]:

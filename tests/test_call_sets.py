@@ -12,14 +12,15 @@ import pytest
 import yaml
 from conftest import Ran, write_jsonl
 
+from smolalign.data.catalogue import offer, read_catalogue
+from smolalign.data.formats.schemas import with_json_types
 from smolalign.data.load import load_rows
 from smolalign.errors import UserError
 from smolalign.eval import run, tasks
-from smolalign.eval.bfcl import json_schema, read_bfcl
+from smolalign.eval.bfcl import read_bfcl
 from smolalign.eval.generate import Generated
-from smolalign.eval.offer import read_offer, with_offer
 from smolalign.recipe.data import DataSource
-from smolalign.rows import Chat, Message, ToolCall
+from smolalign.rows import Message
 
 Cli = Callable[..., Ran]
 
@@ -96,16 +97,14 @@ def test_questions_are_read_with_their_answers_and_schemas(tmp_path: Path) -> No
 
 
 def test_types_become_those_of_json_schema_and_values_stay() -> None:
-    found = json_schema(
-        {
-            "type": "dict",
-            "properties": {
-                "type": {"type": "tuple", "items": {"type": "dict", "properties": {"x": {"type": "any"}}}},
-                "mode": {"type": "string", "enum": ["float", "any"], "default": {"type": "dict"}},
-            },
-        }
-    )
-    assert found == {
+    schema = {
+        "type": "dict",
+        "properties": {
+            "type": {"type": "tuple", "items": {"type": "dict", "properties": {"x": {"type": "any"}}}},
+            "mode": {"type": "string", "enum": ["float", "any"], "default": {"type": "dict"}},
+        },
+    }
+    assert with_json_types({"name": "f", "parameters": schema})["parameters"] == {
         "type": "object",
         "properties": {
             "type": {"type": "array", "items": {"type": "object", "properties": {"x": {}}}},
@@ -204,54 +203,6 @@ SEAL_ROWS = [
 ]
 
 
-def test_seal_tools_are_on_offer_among_others_drawn_with_the_seed(tmp_path: Path) -> None:
-    tools = read_offer(str(write_jsonl(tmp_path / "tool.jsonl", SEAL_TOOLS)))
-    assert tools["getTide"] == {
-        "name": "getTide",
-        "description": "Does getTide.",
-        "parameters": {
-            "type": "object",
-            "properties": {"port": {"type": "string", "description": "Port"}, "hours": {"type": "integer"}},
-            "required": ["port"],
-        },
-    }
-    rows: Any = load_rows(str(write_jsonl(tmp_path / "dev.jsonl", SEAL_ROWS)), "chat").rows
-    offered = with_offer(rows, tools, 3, 1, "tool.jsonl")
-    for row in offered:
-        names = [tool["name"] for tool in row.tools]
-        assert {call.name for call in row.messages[1].tool_calls or ()} <= set(names)
-        assert len(set(names)) == len(names) == len(row.messages[1].tool_calls or ()) + 3
-        assert all(tools[tool["name"]] == tool for tool in row.tools)
-    assert with_offer(rows, tools, 3, 1, "tool.jsonl") == offered
-    assert with_offer(rows[3:], tools, 3, 1, "tool.jsonl") == offered[3:], "a row's tools do not hang on other rows"
-    assert with_offer(rows, tools, 3, 2, "tool.jsonl") != offered
-    assert {row.tools[0]["name"] for row in offered} > {"getTide"}, "the right tool is not always the first"
-    assert len({frozenset(tool["name"] for tool in row.tools) for row in offered}) > 2
-    assert {len(row.tools) for row in with_offer(rows, tools, 99, 1, "tool.jsonl")} == {8}
-
-
-def test_a_rows_own_tools_stay_and_bare_and_openai_schemas_are_tools_too(tmp_path: Path) -> None:
-    bare, nested = {"name": "f", "parameters": {}}, {"type": "function", "function": {"name": "g", "parameters": {}}}
-    tools = read_offer(str(write_jsonl(tmp_path / "tools.jsonl", [bare, nested])))
-    assert list(tools) == ["f", "g"]
-    own = {"name": "f", "description": "mine", "parameters": {}}
-    row = Chat((Message("user", "x"), Message("assistant", "", (ToolCall("f", {}),))), (own,))
-    [found] = with_offer([row], tools, 1, 0, "")
-    assert sorted(tool.get("description", "") for tool in found.tools) == ["", "mine"]
-    assert {tool["name"] for tool in found.tools} == {"f", "g"}
-
-
-def test_what_is_wrong_with_a_file_of_tools_is_told(tmp_path: Path) -> None:
-    cases = [([SEAL_TOOLS[0]] * 2, "t.jsonl:2: a second tool"), ([{"api_name": 1}], "t.jsonl:1: a tool has api_name")]
-    for tools, what in [*cases, ([{"title": "x"}], "t.jsonl:1: the row[0] has no name")]:
-        with pytest.raises(UserError) as error:
-            read_offer(str(write_jsonl(tmp_path / "t.jsonl", tools)))
-        assert what in error.value.line()
-    row = Chat((Message("user", "x"), Message("assistant", "", (ToolCall("f", {}),))), (), "dev.jsonl:4")
-    with pytest.raises(UserError, match=r"dev.jsonl:4: calls f, which is no tool of tool.jsonl"):
-        with_offer([row], {}, 1, 0, "tool.jsonl")
-
-
 # --- the eval step ---------------------------------------------------------------------------------------------------
 
 
@@ -265,6 +216,9 @@ def write_recipe(folder: Path, tiny_model: Path, **measured: dict[str, Any]) -> 
     file = folder / "eval.yaml"
     file.write_text(yaml.safe_dump({**recipe, "tasks": filled}, sort_keys=False), encoding="utf-8")
     return file
+
+
+WITH_TOOLS = {"tools": "tool.jsonl", "negatives": {"distractors": {"min": 2, "max": 2}, "shuffle_tools": True}}
 
 
 def all_sets(folder: Path, tiny_model: Path) -> Path:
@@ -282,7 +236,7 @@ def all_sets(folder: Path, tiny_model: Path) -> Path:
         folder,
         tiny_model,
         bfcl={"data": sources, "possible_answer": "bfcl/possible_answer"},
-        seal={"data": [{"source": "dev.jsonl"}], "tools_from": "tool.jsonl", "distractors": 2, "max_rows": 4},
+        seal={"data": [{"source": "dev.jsonl", **WITH_TOOLS}], "max_rows": 4},
         own={"data": [{"source": "own.jsonl"}]},
     )
 
@@ -365,14 +319,12 @@ def test_wrong_answers_are_counted_by_class_and_shown(
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"task": "exact", "tools_from": "tool.jsonl"}, "tools_from is for task: tool_calls, this one is exact"),
+        ({"task": "exact", "possible_answer": "a.json"}, "possible_answer is for task: tool_calls, this one is exact"),
         ({"task": "loss", "data": [{"source": "q.json", "format": "bfcl"}]}, "format: bfcl is for task: tool_calls"),
-        ({"distractors": 2}, "distractors are drawn from tools_from"),
         ({"possible_answer": "a.json"}, "possible_answer is for sources with format: bfcl"),
         ({"data": [{"source": "q.json", "format": "bfcl", "weight": 0.5}]}, "max_rows of the task takes a sample"),
         ({"data": [{"source": "q.json", "format": "bfcl"}, {"source": "own.jsonl"}]}, "stand alone"),
-        ({"data": [{"source": "q.json", "format": "bfcl"}], "tools_from": "tool.jsonl"}, "bring their tools"),
-        ({"tools_from": "tols.jsonl"}, "did you mean"),
+        ({"data": [{"source": "own.jsonl", "tools": "tols.jsonl"}]}, "did you mean"),
         ({"data": [{"source": "q.json", "format": "bfcl"}]}, "no possible answer for simple_0"),
     ],
 )
@@ -407,11 +359,10 @@ def test_all_of_seal_tools_real_rows_are_right_against_themselves() -> None:
     file = SHARED / "seal_tools" / "dev.jsonl"
     if not file.exists():
         pytest.skip(f"{file} is not there; SMOLALIGN_SHARED_DATA names the folder of real data files")
-    tools = read_offer(str(file.with_name("tool.jsonl")))
+    tools = read_catalogue(str(file.with_name("tool.jsonl")))
     assert len(tools) == 4076
     rows: Any = load_rows(str(file), "chat").rows
-    offered = with_offer(rows, tools, 5, 0, "tool.jsonl")
-    items = [item for row in offered for item in items_of(row)]
+    items = [item for row in rows for item in items_of(offer(row, tools))]
     assert len(items) == 700
     for item in items:
         assert item.answer is not None

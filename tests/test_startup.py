@@ -63,6 +63,7 @@ def layer(module: str) -> int:
         "preview": 5,
         "look": 5,
         "pipeline": 4,
+        "inputs": 4,
         "train": 3,
         "eval": 3,
         "serve": 3,

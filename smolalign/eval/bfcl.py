@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from smolalign.data.formats.schemas import with_json_types
 from smolalign.data.records import all_records
 from smolalign.data.strict_json import shorten
 from smolalign.errors import UserError, UserErrors
@@ -23,8 +24,6 @@ from smolalign.rows import ROLES, Message
 IRRELEVANCE = "irrelevance"
 _CATEGORIES = ("simple", "multiple", "parallel", "parallel_multiple", IRRELEVANCE)
 _ID = re.compile(r"(?:v\d_)?(?P<category>[a-z_]+?)(?:_python)?_\d+(?:-\d+)*")
-# Its own words for types that JSON schema calls otherwise; `any` is no type at all.
-_TYPES = {"dict": "object", "float": "number", "tuple": "array"}
 _ERRORS_TOLD = 10
 
 
@@ -149,26 +148,7 @@ def _messages(question: Any) -> Iterator[Message]:
 
 def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
     """A function as a tool: its name as it is, its parameters as JSON schema."""
-    return {**function, "parameters": json_schema(function.get("parameters") or {"type": "dict", "properties": {}})}
-
-
-def json_schema(schema: Any) -> Any:
-    """The leaderboard's schema with JSON schema's names of types, inside too."""
-    if isinstance(schema, list):
-        return [json_schema(item) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    out: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key == "properties" and isinstance(value, Mapping):
-            out[key] = {name: json_schema(inner) for name, inner in value.items()}
-        elif key == "type" and isinstance(value, str):
-            if value != "any":
-                out[key] = _TYPES.get(value, value)
-        else:
-            # Values, unlike schemas, stay as they are.
-            out[key] = value if key in ("default", "enum", "example", "examples") else json_schema(value)
-    return out
+    return with_json_types({**function, "parameters": function.get("parameters") or {"type": "dict", "properties": {}}})
 
 
 def expect_truth(truth: Any, tools: Sequence[Mapping[str, Any]]) -> tuple[Expected, ...]:

@@ -16,13 +16,12 @@ from smolalign.eval.bfcl import read_bfcl
 from smolalign.eval.call_items import CallItem
 from smolalign.eval.generate import generate
 from smolalign.eval.kinds import ROWS_OF_TASK
-from smolalign.eval.offer import read_offer, with_offer
 from smolalign.eval.tasks import TASKS, Loaded, Measured, reward_accuracy
 from smolalign.model import load_model, load_tokenizer, tokens_added
 from smolalign.outcome import Outcome
 from smolalign.recipe.schema import EvalStep, EvalTask, ShowcasePrompt
 from smolalign.report import Progress, Reporter
-from smolalign.rows import Chat, Message, Row
+from smolalign.rows import Message, Row
 from smolalign.store import write_text
 from smolalign.vocabulary import fit_vocabulary
 
@@ -88,9 +87,6 @@ def _rows(step: EvalStep, folder: Path) -> tuple[dict[str, Sequence[Row | CallIt
             found = gathered.train
         if task.max_rows is not None and task.max_rows < len(found):
             found = random.Random(step.seed).sample(found, task.max_rows)
-        if task.tools_from is not None:
-            chats = [row for row in found if isinstance(row, Chat)]
-            found = with_offer(chats, read_offer(task.tools_from), task.distractors, step.seed, task.tools_from)
         rows[title] = found
     return rows, report
 

@@ -14,7 +14,7 @@ from smolalign.data.assembly.tokens import estimated_tokens
 from smolalign.data.strict_json import dump
 from smolalign.data.survey import Survey
 from smolalign.errors import UserError
-from smolalign.pipeline import resolve_model
+from smolalign.inputs import resolve_model
 from smolalign.recipe.load import recipe_from_options
 from smolalign.rows import Document, Pair, Row
 

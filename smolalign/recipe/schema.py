@@ -235,10 +235,6 @@ class EvalTask(Strict):
     possible_answer: str | None = None
     """For `tool_calls` on the Berkeley leaderboard's questions (`format: bfcl`): the file of answers that are allowed,
     or the folder that holds one named like each file of questions. Irrelevance sets have none."""
-    tools_from: str | None = None
-    """For `tool_calls` on rows that do not bring their tools, such as Seal-Tools': the file of tools."""
-    distractors: Annotated[int, Field(ge=0)] = 0
-    """So many other tools of `tools_from` are on offer beside those that a row calls."""
 
     def is_bfcl(self) -> bool:
         """Whether the rows are read with their possible answers, in place of an assembly."""
@@ -246,18 +242,13 @@ class EvalTask(Strict):
 
     @model_validator(mode="after")
     def fields_fit_the_task(self) -> EvalTask:
-        given: dict[str, object] = {"possible_answer": self.possible_answer, "tools_from": self.tools_from}
-        given |= {"distractors": self.distractors, "format: bfcl": self.is_bfcl()}
+        given = {"possible_answer": self.possible_answer, "format: bfcl": self.is_bfcl()}
         if self.task != "tool_calls" and (name := next((name for name, value in given.items() if value), None)):
             raise ValueError(f"{name} is for task: tool_calls, this one is {self.task}")
-        if self.distractors and self.tools_from is None:
-            raise ValueError("distractors are drawn from tools_from: name the file of tools")
         if self.possible_answer is not None and not self.is_bfcl():
             raise ValueError("possible_answer is for sources with format: bfcl")
         if not self.is_bfcl():
             return self
-        if self.tools_from is not None:
-            raise ValueError("tools_from does not go with format: bfcl, whose questions bring their tools")
         for source in self.data:
             read = {name: getattr(source, name) for name in ("source", "config", "split", "revision")}
             if source != DataSource(**read, format="bfcl"):
