@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -22,6 +23,9 @@ from smolalign.environment import prepare
 prepare()
 
 import pytest  # noqa: E402 - the environment is read when the libraries are imported
+
+# A job in the background of a script ignores Ctrl-C, and so would all that it starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("SMOLALIGN_SHARED_DATA", ROOT.parent / "shared" / "data"))

@@ -209,7 +209,7 @@ def test_a_run_that_is_broken_off_cancels_its_jobs(slurm: Path) -> None:
     process = start("out", "--engine", "slurm.yaml")
     wait_for((slurm / "1" / "pid").exists, process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
+    _, err = process.communicate(timeout=60)
     assert (process.returncode, err.decode().strip()) == (130, "stopped; run the same command again to go on")
     assert (slurm / "1" / "cancelled").exists()
     assert not Path("out/smoltalk/.slurm-jobs").exists()

@@ -14,11 +14,12 @@ from conftest import tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smolalign.chat.detokenize import Detokenizer, hidden_ids
 from smolalign.model import load_model, load_tokenizer
 from smolalign.serve.engine import PROMPT_PART, Busy, Engine
 from smolalign.serve.row import Ask, Job, Piece
 from smolalign.serve.sampling import Chooser, Sampling
-from smolalign.serve.text import Detokenizer, Finder, hidden_ids
+from smolalign.serve.text import Finder
 
 GREEDY = Sampling(temperature=0)
 LONGEST = 30  # seconds that a test waits for an answer that does not come

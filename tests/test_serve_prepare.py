@@ -10,11 +10,12 @@ from conftest import tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smolalign.chat.grammar import dialect_of
 from smolalign.chat.render import render_prompt
 from smolalign.model import load_tokenizer
 from smolalign.rows import Message, ToolCall
 from smolalign.serve.answer import TextBeforeCalls, read_answer
-from smolalign.serve.prepare import Preparer, dialect_of
+from smolalign.serve.prepare import Preparer
 from smolalign.serve.protocol import ApiError, ChatRequest, CompletionRequest, read_body
 
 TOKENIZER = tiny_tokenizer()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
-from smolalign.chat.calls import CLOSE_TAG, OPEN_TAG
+from smolalign.chat.detokenize import Detokenizer, hidden_ids
 from smolalign.errors import UserError
 
 Ended = Literal["stop", "length", "loop", "interrupted"]
@@ -51,43 +51,28 @@ class LoopGuard(StoppingCriteria):
 
 
 class TextStream:
-    """Text of token ids as they come, without special tokens but for a call's tags. In the end, it is that of all ids.
-
-    The bytes of a character that is not whole yet are held back. It is a `streamer` of Transformers' `generate`.
-    """
+    """A `streamer` of Transformers' `generate` that says the text of the tokens of a single row as they come."""
 
     def __init__(self, tokenizer: Any, say: Callable[[str], None]) -> None:
-        self._tokenizer, self._say = tokenizer, say
-        tags = {OPEN_TAG, CLOSE_TAG}
-        added = tokenizer.added_tokens_decoder.items()
-        self._hidden = {number for number, token in added if token.special and token.content not in tags}
-        self._ids: list[int] = []
-        # Ids before `_start` are done with; those before `_read` are written, and show how the next ones join them.
-        self._start = self._read = 0
+        self._detokenizer, self._say = Detokenizer(tokenizer, hidden_ids(tokenizer)), say
         self._seen_prompt = False
         self.text = ""
 
     def put(self, value: torch.Tensor) -> None:
         """Take the prompt, `[1, length]`, at the first call, and then the tokens of each step, `[1]`."""
-        if not self._seen_prompt:
-            self._seen_prompt = True
-            return
-        self._ids += [token for token in value.flatten().tolist() if token not in self._hidden]
-        self._write(final=False)
+        if self._seen_prompt:
+            for token in value.flatten().tolist():
+                self._write(self._detokenizer.add(token))
+        self._seen_prompt = True
 
     def end(self) -> None:
         """Write what is held back."""
-        self._write(final=True)
+        self._write(self._detokenizer.rest())
 
-    def _write(self, *, final: bool) -> None:
-        before, now = self._decode(self._ids[self._start : self._read]), self._decode(self._ids[self._start :])
-        if len(now) > len(before) and (final or not now.endswith("�")):
-            self._start, self._read = self._read, len(self._ids)
-            self.text += now[len(before) :]
-            self._say(now[len(before) :])
-
-    def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    def _write(self, text: str) -> None:
+        if text:
+            self.text += text
+            self._say(text)
 
 
 def write_reply(

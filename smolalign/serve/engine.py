@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
+from smolalign.chat.detokenize import hidden_ids
 from smolalign.serve.cache import BatchCache, new_cache
 from smolalign.serve.row import Ask, Job, Piece, Row, Scored, scored
-from smolalign.serve.text import hidden_ids
 
 # Tokens of a prompt that are computed between two steps of the running answers.
 PROMPT_PART = 512

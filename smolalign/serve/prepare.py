@@ -9,12 +9,11 @@ from typing import Any
 from jinja2 import TemplateError
 
 from smolalign.chat import grammar
-from smolalign.chat.calls import OPEN_TAG
 from smolalign.chat.render import render_prompt, render_text
 from smolalign.data.formats.calls import parse_tools
 from smolalign.data.formats.turns import parse_turns
 from smolalign.errors import UserError
-from smolalign.rows import Message, ToolCall
+from smolalign.rows import Message
 from smolalign.serve.protocol import ChatRequest, CompletionRequest, NamedTool, Request, ResponseFormat, invalid
 from smolalign.serve.row import Ask
 from smolalign.serve.sampling import Sampling
@@ -158,7 +157,7 @@ class Preparer:
                 made = grammar.json_schema(_schema(asked))
             elif _must_call(request) or _strict(request, tools):
                 required = _must_call(request)
-                made = grammar.tool_calls(tools, required=required, dialect=dialect_of(self._tokenizer))
+                made = grammar.tool_calls(tools, required=required, dialect=grammar.dialect_of(self._tokenizer))
             else:
                 return None
             made.processor(self._tokenizer)  # refuses a tokenizer here that it cannot read
@@ -217,13 +216,6 @@ def _messages(request: ChatRequest, has_tools: bool) -> tuple[Message, ...]:
     if not messages:
         raise invalid("messages say nothing", "messages")
     return messages
-
-
-def dialect_of(tokenizer: Any) -> grammar.Dialect:
-    """How the chat template writes two calls: as a list in one pair of tags, or each in its own."""
-    calls = Message("assistant", "", (ToolCall("a", {}), ToolCall("b", {})))
-    written = render_text(tokenizer, [Message("user", "Hi"), calls])
-    return "hermes" if written.count(OPEN_TAG) == 2 else "smollm2"
 
 
 def _reseeded(sampling: Sampling, index: int) -> Sampling:

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import torch
 
+from smolalign.chat.detokenize import Detokenizer
 from smolalign.serve.sampling import Chooser, Sampling
-from smolalign.serve.text import Detokenizer, Finder
+from smolalign.serve.text import Finder
 
 Finish = Literal["stop", "length"]
 
