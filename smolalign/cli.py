@@ -6,14 +6,14 @@ import enum
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from smolalign import __version__
 from smolalign.environment import prepare
 from smolalign.errors import Failed, UserError, UserErrors
-from smolalign.processes import end_with_launcher, is_launched, is_main, tell_launcher
+from smolalign.processes import count, end_with_launcher, is_launched, is_main, tell_launcher
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -354,19 +354,30 @@ def main() -> None:
             from smolalign.console import print_error
 
             print_error(error)
-        sys.exit(2)
+        _end(2)
     except SystemExit as end:
         # Typer makes this of Ctrl-C, without a word.
         if end.code == 130 and is_main() and not is_launched():
             typer.echo("stopped; run the same command again to go on", err=True)
-        raise
+        _end(end.code)
     except Exception as error:
         if "SMOLALIGN_DEBUG" in os.environ:
             raise
         what = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
         if not tell_launcher(what):
             typer.echo(f"failed: {what}\nrun smolalign --debug … for the traceback", err=True)
-        sys.exit(1)
+        _end(1)
+
+
+def _end(code: int | str | None) -> NoReturn:
+    """End the process; one of several at once, for all is written: torch's threads may still wait for a process that
+    is gone, and an orderly end now and then aborts on them (SIGABRT, "terminate called without an active exception").
+    """
+    if count() > 1 and not isinstance(code, str):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

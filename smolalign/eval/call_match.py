@@ -169,7 +169,7 @@ def _fields_difference(found: Mapping[str, Any], fields: Fields, path: str) -> M
 
 def _not_allowed(value: Any, allowed: Allowed, path: str) -> Mismatch | None:
     if not _has_type(value, allowed.schema, allowed.values, [_kind(answer) for answer in allowed.values[:1]]):
-        return Mismatch(WRONG_TYPE, f"{path} is {_said(value)}, not of type {allowed.schema['type']}")
+        return Mismatch(WRONG_TYPE, f"{path} {_type_missed(value, allowed.schema)}")
     problems = []
     for option in allowed.values:
         problem = _difference(value, option, path)
@@ -193,6 +193,14 @@ def _has_type(value: Any, schema: Mapping[str, Any], answers: Sequence[Any], oth
         inner = [item for answer in answers if isinstance(answer, list) for item in answer]
         return all(_has_type(item, items, inner, [_kind(one) for one in inner]) for item in value)
     return kind in others
+
+
+def _type_missed(value: Any, schema: Mapping[str, Any]) -> str:
+    """How a value that has not its schema's type misses it."""
+    asked, items = schema.get("type"), schema.get("items")
+    if isinstance(value, list) and isinstance(items, Mapping) and asked in (None, "array"):
+        return f"is a list of which an item is not of type {items.get('type')}"
+    return f"is {_said(value)}, not of type {asked}"
 
 
 def _difference(value: Any, option: Any, path: str) -> Mismatch | None:
