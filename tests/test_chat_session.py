@@ -180,6 +180,23 @@ def test_a_call_that_is_wrong_or_was_stopped_is_not_run_even_with_yes(
     assert all(len(line) < 400 for line in told)
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (("note", {}), "note: missing a required argument: 'text'"),
+        (("note", {"text": 3}), 'note: text: 3 is not of type "string"'),
+        (("gone", {}), "no tool is named gone"),
+    ],
+)
+def test_what_is_wrong_with_a_call_is_told_to_the_model_which_may_mend_it(
+    call: tuple[str, dict[str, Any]], said: str, box: ToolBox
+) -> None:
+    session = talked(Spoken(wrote(call), NOTE, "Noted."), Typed(["go"]), box, yes=True)
+    assert [role for role, _ in turns(session)] == ["user", "assistant", "tool", "assistant", "tool", "assistant"]
+    assert json.loads(turns(session)[2][1]) == {"error": said}
+    assert noted(box) == "a\n"
+
+
 def test_without_anyone_to_ask_no_tool_runs_unless_yes_was_said(
     box: ToolBox, capsys: pytest.CaptureFixture[str]
 ) -> None:

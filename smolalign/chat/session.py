@@ -227,7 +227,8 @@ class Session:
             raise KeyboardInterrupt
         if reply.ended != "stop":
             tell(ENDS[reply.ended].format(most=self.wishes.max_new_tokens))
-        read = parse_reply(reply.text, tuple(map(with_null, self.box.schemas)))
+        # What can be run is held against its schema when it is to run, so that the model is told what is wrong.
+        read = parse_reply(reply.text, () if self.box.functions else tuple(map(with_null, self.box.schemas)))
         if read.problem:
             tell(read.problem)
         if read.calls is None:
