@@ -178,20 +178,17 @@ def _side_by_side(columns: Sequence[str], room: int) -> list[list[str]]:
 
 
 def print_call_errors(metrics: Mapping[str, Any]) -> None:
-    """What was wrong with the function calls of each model on each task: how many answers of each class."""
-    lines = [(model, title, found) for model, tasks in metrics["errors"].items() for title, found in tasks.items()]
-    if not lines:
-        return
-    classes = list(dict.fromkeys(name for name in CLASSES for *_, found in lines if name in found))
-    table = Table(header_style="bold", box=None, padding=(0, 1))
-    for heading in ("", "task"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("asked", "right", *classes):
-        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
-    for model, title, found in lines:
-        wrong = (count(found[name]) if name in found else "–" for name in classes)
-        table.add_row(escape(model), escape(title), count(found["asked"]), count(found["right"]), *wrong)
-    out.print(table)
+    """What was wrong with the function calls of each model: a table a task, with a line for each class of answers."""
+    models: Mapping[str, Mapping[str, Mapping[str, int]]] = metrics["errors"]
+    for title in dict.fromkeys(title for tasks in models.values() for title in tasks):
+        counts = {model: tasks[title] for model, tasks in models.items() if title in tasks}
+        table = Table(header_style="bold", box=None, padding=(0, 1))
+        table.add_column(escape(title), no_wrap=True)
+        for model in counts:
+            table.add_column(escape(model), justify="right", overflow="fold")
+        for name in ("asked", "right", *(name for name in CLASSES if any(name in found for found in counts.values()))):
+            table.add_row(name, *(count(found[name]) if name in found else "–" for found in counts.values()))
+        out.print(table)
 
 
 def print_data_report(report: Mapping[str, Any]) -> None:
