@@ -111,42 +111,50 @@ class Api:
         body = read_body(ChatRequest, await self._json(request))
         self._require_model(body.model)
         prepared = await self._prepared(self._served.preparer.chat, body)
-        inbox, jobs = self._submit(prepared)
         envelope = Envelope(self._served.name, chat=True, tokenizer=self._served.tokenizer)
-        if body.stream:
-            stream = ChatStream(body, envelope, prepared.tools, len(jobs))
-            return _Stream(events(stream, envelope, inbox.pieces(), prepared.prompt_tokens(), _freeing(jobs)), jobs)
-        answers = await _unless_hung_up(request, gather(inbox.pieces(), len(jobs)), jobs)
-        if answers is None:
-            return Response(status_code=HUNG_UP)
-        parallel, choices = body.parallel_tool_calls is not False, []
-        for index, one in enumerate(answers):
+        parallel = body.parallel_tool_calls is not False
+
+        def choice(index: int, one: Gathered) -> dict[str, Any]:
             read = read_answer(one.text, one.finish or "stop", prepared.tools, parallel)
-            choices.append(
-                envelope.chat_choice(index, read, envelope.chat_logprobs(one.tokens) if body.logprobs else None)
-            )
-        return JSONResponse(envelope.whole(choices, _used(prepared, answers)))
+            return envelope.chat_choice(index, read, envelope.chat_logprobs(one.tokens) if body.logprobs else None)
+
+        stream = ChatStream(body, envelope, prepared.tools, len(prepared.asks)) if body.stream else None
+        return await self._reply(request, prepared, envelope, stream, choice)
 
     async def completion(self, request: Request) -> Response:
         """A text completion."""
         body = read_body(CompletionRequest, await self._json(request))
         self._require_model(body.model)
         prepared = await self._prepared(self._served.preparer.completion, body)
-        inbox, jobs = self._submit(prepared)
         envelope = Envelope(self._served.name, chat=False, tokenizer=self._served.tokenizer)
         decode = self._served.tokenizer.decode
         echoes = [decode(ask.prompt, skip_special_tokens=True) if body.echo else "" for ask in prepared.asks]
-        if body.stream:
-            stream = TextStream(body, envelope, echoes)
+
+        def choice(index: int, one: Gathered) -> dict[str, Any]:
+            start = 0 if one.prompt else len(echoes[index])
+            scores = None if body.logprobs is None else envelope.text_logprobs([*one.prompt, *one.tokens], start)
+            text = echoes[index] + one.text
+            return {"index": index, "text": text, "logprobs": scores, "finish_reason": one.finish}
+
+        stream = TextStream(body, envelope, echoes) if body.stream else None
+        return await self._reply(request, prepared, envelope, stream, choice)
+
+    async def _reply(
+        self,
+        request: Request,
+        prepared: Prepared,
+        envelope: Envelope,
+        stream: ChatStream | TextStream | None,
+        choice: Callable[[int, Gathered], dict[str, Any]],
+    ) -> Response:
+        """Has the answers made: as events where there is a stream, else each as a choice of one whole answer."""
+        inbox, jobs = self._submit(prepared)
+        if stream is not None:
             return _Stream(events(stream, envelope, inbox.pieces(), prepared.prompt_tokens(), _freeing(jobs)), jobs)
         answers = await _unless_hung_up(request, gather(inbox.pieces(), len(jobs)), jobs)
         if answers is None:
             return Response(status_code=HUNG_UP)
-        choices = []
-        for index, (echo, one) in enumerate(zip(echoes, answers, strict=True)):
-            start = 0 if one.prompt else len(echo)
-            scores = None if body.logprobs is None else envelope.text_logprobs([*one.prompt, *one.tokens], start)
-            choices.append({"index": index, "text": echo + one.text, "logprobs": scores, "finish_reason": one.finish})
+        choices = [choice(index, one) for index, one in enumerate(answers)]
         return JSONResponse(envelope.whole(choices, _used(prepared, answers)))
 
     def _model(self) -> dict[str, Any]:
