@@ -166,10 +166,21 @@ def test_toolace_answers_in_words_stay_and_the_row_keeps_its_own_system_text() -
         "[get_time(zone='UTC')",
         "[get_time(zone='UTC') get_time()]",
         "[get_time(zone='UTC'),]",
+        "[get_time(zone='UTC',, type=[])]",
+        "[get_time(zone)]",
+        "[get_time(='UTC')]",
+        "[get_time(zone=)]",
+        "[get_time(zone<='UTC')]",
     ],
 )
 def test_toolace_calls_in_other_syntax_are_skipped(answer: str) -> None:
     assert toolace("q", answer) == Skip("function call is not Python")
+
+
+def test_arguments_may_have_names_that_python_has_not_and_strings_real_line_breaks() -> None:
+    written = "[convert(from='USD', to-code=\"E,U='R\", text='one\ntwo', more={'a\n': ['\\n\n',],},), f()]"
+    given = {"from": "USD", "to-code": "E,U='R", "text": "one\ntwo", "more": {"a\n": ["\n\n"]}}
+    assert python_calls(written, []) == (ToolCall("convert", given), ToolCall("f", {}))
 
 
 def test_toolace_tools_that_are_not_json_are_skipped() -> None:
@@ -182,7 +193,9 @@ values = st.recursive(
     max_leaves=8,
 )
 names = st.sampled_from(["f", "ns.f", "Some Tool", "Some Tool (v2)", "f(x)"])
-arguments = st.dictionaries(st.sampled_from(["a", "b", "c_d", "é"]), values)
+arguments = st.dictionaries(
+    st.sampled_from(["a", "b", "c_d", "é", "from", "user-id", "$top", "page.size", "zip code", "1st"]), values
+)
 
 
 @given(st.lists(st.tuples(names, arguments), max_size=3))

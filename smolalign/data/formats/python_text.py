@@ -6,7 +6,7 @@ import ast
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from smolalign.data.strict_json import shorten
@@ -16,6 +16,8 @@ from smolalign.rows import ToolCall
 _JSON_WORDS = {"true": True, "false": False, "null": None}
 _NAME = re.compile(r"[^\W\d][\w.]*")
 _SPACE = re.compile(r"\s*")
+_PARAMETER = re.compile(r"[\w$@.:-]+(?: [\w$@.:-]+)*")
+_STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'", re.DOTALL)
 
 
 def python_value(text: str) -> Any:
@@ -68,10 +70,8 @@ def _after_space(text: str, place: int) -> int:
     return min(found.end(), len(text) - 1)
 
 
-def _closing(text: str, start: int) -> int:
-    """Where the call's brackets that open at `start` have closed; brackets inside strings count for nothing."""
-    if text[start] != "(":
-        raise _not_calls(text)
+def _outside_strings(text: str, start: int) -> Iterator[tuple[int, str, int]]:
+    """From `start` on the characters that stand in no string: place, character, and how many brackets it stands in."""
     depth, quote, escaped = 0, "", False
     for place in range(start, len(text)):
         char = text[place]
@@ -81,20 +81,35 @@ def _closing(text: str, start: int) -> int:
         elif char in "\"'":
             quote = char
         else:
-            depth += (char in "([{") - (char in ")]}")
-            if not depth:
+            depth -= char in ")]}"
+            yield place, char, depth
+            depth += char in "([{"
+
+
+def _closing(text: str, start: int) -> int:
+    """Where the call's brackets that open at `start` have closed; brackets inside strings count for nothing."""
+    if text[start] == "(":
+        for place, char, depth in _outside_strings(text, start):
+            if not depth and char in ")]}":
                 return place + 1
     raise _not_calls(text)
 
 
 def _arguments(text: str) -> dict[str, Any]:
-    call = _tree(f"f{text}")
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
-        raise UserError(f"the arguments are not given by name: {shorten(text)}")
-    names = [keyword.arg for keyword in call.keywords]
-    if None in names or len(set(names)) < len(names):
-        raise UserError(f"an argument stands twice or without a name: {shorten(text)}")
-    return {str(keyword.arg): _value(keyword.value) for keyword in call.keywords}
+    """The values in a call's brackets by their names, which need not be Python's: `(from="USD", user-id=1)`."""
+    commas = [place for place, char, depth in _outside_strings(text, 0) if char == "," and depth == 1]
+    starts, ends = [1, *(place + 1 for place in commas)], [*commas, len(text) - 1]
+    parts = [text[start:end] for start, end in zip(starts, ends, strict=True)]
+    arguments: dict[str, Any] = {}
+    for part in parts if parts[-1].strip() else parts[:-1]:
+        name, equals, value = part.partition("=")
+        name = name.strip()
+        if not equals or not _PARAMETER.fullmatch(name):
+            raise UserError(f"the arguments are not given by name: {shorten(text)}")
+        if name in arguments:
+            raise UserError(f"an argument stands twice: {shorten(text)}")
+        arguments[name] = python_value(value)
+    return arguments
 
 
 def _not_calls(text: str) -> UserError:
@@ -102,10 +117,21 @@ def _not_calls(text: str) -> UserError:
 
 
 def _tree(text: str) -> ast.expr:
+    text = text.strip()
+    try:
+        return _parsed(text)
+    except UserError:
+        if "\n" not in text:
+            raise
+        # Some sets write the line breaks of strings as they are, which Python's syntax does not allow.
+        return _parsed(_STRING.sub(lambda found: found[0].replace("\n", "\\n"), text))
+
+
+def _parsed(text: str) -> ast.expr:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes that Python does not know, which it keeps as they are
-            return ast.parse(text.strip(), mode="eval").body
+            return ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise UserError(f"not Python's syntax: {shorten(text)}") from None
 
