@@ -22,7 +22,7 @@ _FILES = (MANIFEST, "recipe.yaml", "metrics.jsonl", "data_report.json", "samples
 _FOLDERS = ("model", "data", "checkpoints", "adapter")
 
 # Raised when a change of the package changes what a step makes of the same recipe and the same data.
-DATA_VERSION = 5
+DATA_VERSION = 6
 
 
 def cache_folder() -> Path:

@@ -209,6 +209,14 @@ def test_every_number_of_the_report_stands_on_the_page(real: Report) -> None:
     assert {f"{n:,}" for n in numbers(real)} - there == set()
 
 
+def test_what_negatives_were_made_stands_beside_their_source_alone() -> None:
+    sources = [one_source(name, 4321, 7, {}, 0, [1] * len(EDGES)) for name in ("calls", "chats")]
+    sources[0]["negatives"] = {"right tool removed": 1234, NASTY: 0}
+    text = Page(render_page(whole(sources), "title")).text
+    assert text.count("Made of the rows in, in their place: right tool removed 1,234, <script>") == 1
+    assert text.index("Made of the rows") < text.index("Lengths of the rows of chats")
+
+
 def test_the_page_loads_nothing_and_runs_nothing(real: Report) -> None:
     html = render_page(real, "SmolTalk")
     page = Page(html)

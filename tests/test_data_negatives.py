@@ -235,6 +235,37 @@ def test_the_same_rows_come_of_a_file_in_whatever_order_and_are_counted(tmp_path
     assert results[0] == results[1]
 
 
+def sides(folder: Path, name: str, **source: Any) -> dict[str, tuple[str, str]]:
+    """The side and the first prompt of each row by its origin, where a half is held out."""
+    data = DataSource(source=str(folder / "rows.jsonl"), **source)
+    assembly = Assembly([data], ["rows"], "chat", 3, test_fraction=0.5)
+    found = assemble(assembly, folder / name, folder / f"{name}-out", folder / "bad", Silent())
+    shards = [("train", file) for file in found.train] + [("test", file) for file in found.test]
+    rows = [(side, row) for side, file in shards for row in load_rows(str(found.folder / file), "chat").rows]
+    return {row.origin: (side, row.messages[0].content) for side, row in rows if isinstance(row, Chat)}
+
+
+def test_a_negative_is_held_out_with_its_row_and_no_prompt_is_on_both_sides(tmp_path: Path) -> None:
+    """Also where rows of both sides lose all that tells them apart."""
+    chats = [row(number % 5, ["get_tax"], city=f"City{number}") for number in range(300)]
+    turns = [
+        [
+            {"role": "user", "content": chat.messages[0].content},
+            {"role": "assistant", "tool_calls": [{"name": "get_tax", "arguments": {"city": f"City{number}"}}]},
+        ]
+        for number, chat in enumerate(chats)
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", [{"messages": one, "tools": [TOOLS["get_tax"]]} for one in turns])
+    before, after = sides(tmp_path, "before"), sides(tmp_path, "after", negatives={"missing_argument": 1.0})
+    made = {origin for origin in before if before[origin][1] != after[origin][1]}
+    assert len(before) == 300
+    assert len({after[origin][1] for origin in made}) == 5
+    assert within(len(made), 0.5, 300)
+    assert all(after[origin][0] == side for origin, (side, _) in before.items())
+    prompts = {name: {prompt for side, prompt in after.values() if side == name} for name in ("train", "test")}
+    assert not prompts["train"] & prompts["test"]
+
+
 def test_without_negatives_nothing_changes_and_nothing_is_said(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows.jsonl", RECORDS)
     found, made = assembled(tmp_path)

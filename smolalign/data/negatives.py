@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from smolalign.data.assembly.staging import mixed
-from smolalign.data.assembly.text import content_hash, hash_of
+from smolalign.data.assembly.staging import held_out, mixed
+from smolalign.data.assembly.text import content_hash, first_prompt, hash_of
 from smolalign.data.strict_json import dump
 from smolalign.recipe.data import Distractors, Negatives
 from smolalign.rows import Chat, Message
@@ -70,8 +70,12 @@ def kinds_of(asked: Negatives) -> list[str]:
     return [name for name, it_is in wanted.items() if it_is]
 
 
-def with_negatives(chat: Chat, asked: Negatives, pool: Pool, seed: int) -> tuple[Chat, list[str]]:
+def with_negatives(
+    chat: Chat, asked: Negatives, pool: Pool, seed: int, test_fraction: float = 0.0
+) -> tuple[Chat, list[str]]:
     """The row, or the negative that becomes of it, and what was made of it (`REMOVED`, …).
+
+    The negative is on the row's side of a split by `test_fraction`.
 
     Rows without calls keep their tools, since a tool that is added might be the very one that they lack; only the order
     changes.
@@ -86,7 +90,7 @@ def with_negatives(chat: Chat, asked: Negatives, pool: Pool, seed: int) -> tuple
         if lot < asked.remove_tool:
             negative, kind = _without_tool(chat, turn, called), REMOVED
         elif lot < asked.remove_tool + asked.missing_argument:
-            negative, kind = _with_argument_cut(chat, turn, content, seed), MISSING
+            negative, kind = _with_argument_cut(chat, turn, content, seed, test_fraction), MISSING
         removed = negative is not None and kind == REMOVED
         extra = _distractors(negative or chat, called, removed, asked.distractors, pool, content, seed)
         if removed and not extra and negative is not None and not negative.tools:
@@ -109,16 +113,22 @@ def _without_tool(chat: Chat, turn: int, called: Collection[str]) -> Chat:
     return replace(chat, messages=(*chat.messages[:turn], Message("assistant", "", ())), tools=tools)
 
 
-def _with_argument_cut(chat: Chat, turn: int, content: int, seed: int) -> Chat | None:
+def _with_argument_cut(chat: Chat, turn: int, content: int, seed: int, test_fraction: float) -> Chat | None:
     """The conversation up to its first call, with one argument cut out of the question, which is asked for; None where
-    none can be."""
-    cuts = list(_cuts(chat, turn))
-    if not cuts:
-        return None
-    name, question = cuts[int(_lot(content, seed, "argument") * len(cuts))]
-    asks = _ASKING[int(_lot(content, seed, "wording") * len(_ASKING))].format(" ".join(_words(name)))
-    turns = (*chat.messages[: turn - 1], Message("user", question), Message("assistant", asks))
-    return replace(chat, messages=turns)
+    none can be, or where the question that is left belongs to the other side of the split."""
+    side = _is_held_out(chat, test_fraction, seed)
+    wording = _ASKING[int(_lot(content, seed, "wording") * len(_ASKING))]
+    cuts = []
+    for name, question in _cuts(chat, turn):
+        asks = Message("assistant", wording.format(" ".join(_words(name))))
+        cut = replace(chat, messages=(*chat.messages[: turn - 1], Message("user", question), asks))
+        if _is_held_out(cut, test_fraction, seed) == side:
+            cuts.append(cut)
+    return cuts[int(_lot(content, seed, "argument") * len(cuts))] if cuts else None
+
+
+def _is_held_out(chat: Chat, test_fraction: float, seed: int) -> bool:
+    return bool(held_out(np.array([hash_of(first_prompt(chat))], dtype=np.uint64), test_fraction, seed)[0])
 
 
 def _cuts(chat: Chat, turn: int) -> Iterator[tuple[str, str]]:

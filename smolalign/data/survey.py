@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from smolalign.data.assembly.staging import mixed
+from smolalign.data.assembly.staging import held_out
 from smolalign.data.assembly.text import content_hash, first_prompt, hash_of, said_in, turns_of
 from smolalign.data.detect import detect_format, recognise
 from smolalign.data.formats import FORMATS
@@ -135,7 +135,7 @@ class Survey:
 
     def held_out(self, fraction: float, seed: int) -> int:
         """How many rows, equal ones counted once, `test_fraction` would hold out."""
-        return int((mixed(self.prompts, f"{seed} split") / 2.0**64 < fraction).sum())
+        return int(held_out(self.prompts, fraction, seed).sum())
 
 
 def format_of(source: str, options: Mapping[str, str] = _NO_OPTIONS) -> str:

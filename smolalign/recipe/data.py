@@ -94,7 +94,8 @@ class Negatives(Strict):
     remove_tool: Fraction = 0.0
     """Share of rows with calls that lose the tools they call: the answer is an empty list of calls."""
     missing_argument: Fraction = 0.0
-    """Share of rows in which a required argument can be cut out of the question: the answer asks for it."""
+    """Share of rows in which a required argument can be cut out of the question: the answer asks for it. Only where
+    what is left of the question is on the same side of `test_fraction`."""
     distractors: Distractors | None = None
     """Tools added to rows with calls, from the source's other rows and its `tools`."""
     shuffle_tools: bool = False

@@ -13,7 +13,7 @@ from smolalign.data.assembly import near
 from smolalign.data.assembly.balance import length_balanced
 from smolalign.data.assembly.plan import Plan
 from smolalign.data.assembly.reasons import BALANCE, EQUAL, NEAR, NOT_DRAWN, OVER_MAX_ROWS
-from smolalign.data.assembly.staging import mixed, read_arrays, read_notes
+from smolalign.data.assembly.staging import held_out, mixed, read_arrays, read_notes
 from smolalign.errors import UserError
 
 REASONS = (EQUAL, NEAR, BALANCE, NOT_DRAWN, OVER_MAX_ROWS)
@@ -94,8 +94,7 @@ def choose(plan: Plan, rows: Rows, work: Path) -> Choice:
     for number in range(len(plan.assembly.sources)):
         own = np.flatnonzero((rows.source == number) & (reason < 0))
         _draw(plan, number, own, rows, reason, copies)
-    share = mixed(rows.arrays["prompt"], f"{plan.assembly.seed} split") / 2.0**64
-    test = (copies > 0) & (share < plan.assembly.test_fraction)
+    test = (copies > 0) & held_out(rows.arrays["prompt"], plan.assembly.test_fraction, plan.assembly.seed)
     copies[test] = 0
     _require_both_sides(plan, int(copies.sum()), int(test.sum()))
     return Choice(copies, test, reason, duplicate_of)

@@ -85,7 +85,7 @@ def _negated(plan: Plan, own: _Unit, part: Part) -> Iterator[tuple[Row, str]]:
     own.tally.made = dict.fromkeys(kinds_of(asked), 0)
     for row, text in rows:
         assert isinstance(row, Chat)
-        changed, made = with_negatives(row, asked, pool, plan.assembly.seed)
+        changed, made = with_negatives(row, asked, pool, plan.assembly.seed, plan.assembly.test_fraction)
         for name in made:
             own.tally.made[name] += 1
         yield (changed, text_of(changed)) if made else (row, text)

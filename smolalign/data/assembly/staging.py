@@ -180,6 +180,11 @@ def bucket_of(key: np.ndarray, buckets: int) -> np.ndarray:
     return ((key >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)).astype(np.int64)
 
 
+def held_out(prompts: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Which rows a split holds out, as booleans, by the hashes of their first prompts: uint64, of any shape."""
+    return mixed(prompts, f"{seed} split") / 2.0**64 < fraction
+
+
 def mixed(values: np.ndarray, purpose: str) -> np.ndarray:
     """64-bit hashes hashed anew for a purpose (SplitMix64's finaliser, Steele et al. 2014)."""
     salt = int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest())
