@@ -321,6 +321,19 @@ def test_answers_are_json_by_the_schema(client: openai.OpenAI, server: Server, s
         assert isinstance(read["loud"], bool)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_schema_too_large_to_follow_is_the_requests_mistake(
+    client: openai.OpenAI, server: Server, stream: bool
+) -> None:
+    either = [{"type": "object", "properties": {f"k{i}": {"type": "string", "maxLength": i}}} for i in range(1, 401)]
+    schema = {"type": "json_schema", "json_schema": {"name": "any", "schema": {"anyOf": either}}}
+    with pytest.raises(openai.APIError, match="cannot be held to its grammar") as refused:
+        list(client.chat.completions.create(model=server.name, messages=HI, response_format=schema, stream=stream))
+    assert refused.value.type == "invalid_request_error"
+    assert getattr(refused.value, "status_code", 400) == 400
+    assert client.chat.completions.create(model=server.name, messages=HI, max_tokens=1).choices
+
+
 def test_json_object_is_json(client: openai.OpenAI, server: Server) -> None:
     answer = client.chat.completions.create(
         model=server.name, messages=HI, max_tokens=30, temperature=0, response_format={"type": "json_object"}

@@ -91,6 +91,18 @@ def test_a_conversation_with_calls_is_the_prompt_that_training_renders() -> None
     assert list(prepared.asks[0].prompt) == render_prompt(TOKENIZER, messages, BARE)
 
 
+def test_parts_are_read_as_one_text_refusals_too() -> None:
+    parts = [{"type": "text", "text": "I"}, {"type": "refusal", "refusal": "will not"}]
+    again = {"role": "user", "content": "Why?"}
+    prompts = [
+        PREPARER.chat(read_body(ChatRequest, {"messages": [{"role": "assistant", "content": said}, again]})).asks
+        for said in (parts, "I\nwill not")
+    ]
+    assert prompts[0] == prompts[1]
+    with pytest.raises(ApiError, match="content part without text"):
+        PREPARER.chat(read_body(ChatRequest, {"messages": [{"role": "user", "content": [{"type": "refusal"}]}]}))
+
+
 def test_a_template_that_does_not_show_tools_is_told() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"

@@ -92,7 +92,8 @@ class GrammarProcessor(LogitsProcessor):
         bits = allocate_token_bitmask(len(self._matchers), self._reader.vocab_size)
         for row, matcher in enumerate(self._matchers):
             if matcher.is_error():
-                raise UserError(f"the reply cannot be held to its grammar: {matcher.get_error()[:200]}")
+                said = matcher.get_error().partition("<state>")[0].strip()
+                raise UserError(f"the reply cannot be held to its grammar: {said[:200]}")
             fill_next_token_bitmask(matcher, bits, row)
         allowed = numpy.unpackbits(bits.view(numpy.uint8), axis=1, bitorder="little")
         # Embeddings may have rows that the tokenizer has no token for.

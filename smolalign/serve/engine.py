@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from smolalign.chat.detokenize import hidden_ids
+from smolalign.errors import UserError
 from smolalign.serve.cache import BatchCache, new_cache
 from smolalign.serve.row import Ask, Job, Piece, Row, Scored, scored
 
@@ -216,7 +217,11 @@ class Engine:
                 self._rows = [self._rows[row] for row in rows]
 
     def _fail(self, job: Job, error: Exception) -> None:
-        if not job.cancelled:
+        if job.cancelled:
+            return
+        if isinstance(error, UserError):  # as where a grammar is too large to follow
+            job.emit(Piece(error=error.line(), refused=True))
+        else:
             job.emit(Piece(error=f"{type(error).__name__}: {error}"))
 
     def _fail_all(self, what: str, *, waiting: bool = True) -> None:

@@ -203,19 +203,27 @@ def _schema(asked: ResponseFormat) -> dict[str, Any]:
 
 
 def _messages(request: ChatRequest, has_tools: bool) -> tuple[Message, ...]:
-    for message in request.messages:
-        parts = message.get("content")
-        for part in parts if isinstance(parts, list) else []:
-            kind = part.get("type") if isinstance(part, dict) else None
-            if kind not in ("text", "refusal"):
-                raise invalid(f"content part of type {kind!r}: the model reads text only", "messages")
     try:
-        messages = parse_turns(request.messages, "messages", has_tools=has_tools)
+        messages = parse_turns([_with_text(message) for message in request.messages], "messages", has_tools=has_tools)
     except UserError as error:
         raise invalid(error.line(), "messages") from None
     if not messages:
         raise invalid("messages say nothing", "messages")
     return messages
+
+
+def _with_text(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with its refusals as text. Raises ApiError where it has parts that are neither."""
+    parts = message.get("content")
+    if not isinstance(parts, list):
+        return message
+    texts = []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind not in ("text", "refusal"):
+            raise invalid(f"content part of type {kind!r}: the model reads text only", "messages")
+        texts.append({"type": "text", "text": part.get("refusal")} if kind == "refusal" else part)
+    return {**message, "content": texts}
 
 
 def _reseeded(sampling: Sampling, index: int) -> Sampling:

@@ -52,7 +52,8 @@ class Piece:
     """What is new in an answer: text, the tokens that begin in it, and on the last piece why it ended.
 
     `written` counts the answer's tokens so far, its stop token included. `error` says what went wrong; it ends the
-    answer as `finish` does. `prompt` comes once, before all others, where the prompt is scored.
+    answer as `finish` does, and is the request's own mistake where it is `refused`. `prompt` comes once, before all
+    others, where the prompt is scored.
     """
 
     text: str = ""
@@ -61,6 +62,7 @@ class Piece:
     written: int = 0
     error: str | None = None
     prompt: tuple[Scored, ...] = ()
+    refused: bool = False
 
 
 class Job:

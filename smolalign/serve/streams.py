@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from smolalign.serve.answer import Answer, Gathered, TextBeforeCalls, call_to_openai, read_answer
-from smolalign.serve.protocol import ApiError, ChatRequest, CompletionRequest
+from smolalign.serve.protocol import ApiError, ChatRequest, CompletionRequest, invalid
 from smolalign.serve.replies import Envelope, usage
 from smolalign.serve.row import Piece, Scored
 
@@ -40,7 +40,7 @@ class Inbox:
         while self._open:
             index, piece = await self._queue.get()
             if piece.error is not None:
-                raise ApiError(500, piece.error)
+                raise invalid(piece.error) if piece.refused else ApiError(500, piece.error)
             self._open -= piece.finish is not None
             yield index, piece
 
