@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,20 @@ def test_what_takes_too_long_is_ended_with_its_children(box: ToolBox, child: boo
 def test_nothing_that_a_tool_started_outlives_it(box: ToolBox, tmp_path: Path) -> None:
     assert run_call(call("leave_behind", file=str(tmp_path / "number")), box, 20) == ToolResult('"done"')
     require_gone(int((tmp_path / "number").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("code", "content"), [("os.fork() and 1 or 1", "1"), ("(os.fork(), 1 / 0)", '{"error": "ZeroDivisionError: ')]
+)
+def test_a_tool_that_forks_answers_once(code: str, content: str, box: ToolBox) -> None:
+    result = evaluated(box, code)
+    assert isinstance(json.loads(result.content), int | dict)
+    assert result.content.startswith(content)
+
+
+def test_a_daemon_that_a_tool_leaves_behind_is_not_waited_for(box: ToolBox) -> None:
+    result = run_call(call("evaluate", code="os.fork() or (os.setsid(), time.sleep(30))"), box, 15)
+    os.kill(int(result.content), signal.SIGKILL)
 
 
 DEEP: Any = 1

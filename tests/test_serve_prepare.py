@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from smolalign.rows import Message, ToolCall
 from smolalign.serve.answer import TextBeforeCalls, read_answer
 from smolalign.serve.prepare import Preparer
 from smolalign.serve.protocol import ApiError, ChatRequest, CompletionRequest, read_body
+from smolalign.serve.row import Piece
+from smolalign.serve.streams import Inbox
 
 TOKENIZER = tiny_tokenizer()
 PREPARER = Preparer(TOKENIZER, context=2048, max_tokens=100, places=8)
@@ -159,3 +162,19 @@ def test_only_the_first_call_is_given_where_one_is_asked_for() -> None:
     text = f"<tool_call>[{call}, {call}]</tool_call>"
     assert len(read_answer(text, "stop", BARE).calls) == 2
     assert len(read_answer(text, "stop", BARE, parallel=False).calls) == 1
+
+
+def test_between_pieces_that_wait_the_loop_goes_on() -> None:
+    """Else it would not learn of clients that hung up, and write on to them."""
+
+    async def order() -> list[str]:
+        loop, inbox, seen = asyncio.get_running_loop(), Inbox(1), list[str]()
+        for piece in (Piece("a"), Piece("b"), Piece(finish="stop")):
+            inbox.put(0, piece)
+        await asyncio.sleep(0)
+        async for _, piece in inbox.pieces():
+            seen.append(piece.text)
+            loop.call_soon(seen.append, "loop")
+        return seen
+
+    assert asyncio.run(order())[:5] == ["a", "loop", "b", "loop", ""]

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from smolalign.rows import ToolCall
 
 # Longest arguments of a call and longest result of a tool, in characters of JSON: a small model's context.
 MOST_ARGUMENTS, MOST_RESULT = 16_384, 8_192
+# Longest word on what is wrong with a call, which a model may have given names of any length.
+MOST_SAID = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class ToolResult:
 
 def failed(what: str) -> ToolResult:
     """The result of a call that was not run, or that came to no end."""
-    return ToolResult(as_json({"error": what}, MOST_RESULT), failed=True)
+    return ToolResult(as_json({"error": what[:MOST_SAID]}, MOST_RESULT), failed=True)
 
 
 def flaw(call: ToolCall, box: ToolBox) -> str | None:
@@ -80,15 +83,20 @@ def run_call(call: ToolCall, box: ToolBox, seconds: float) -> ToolResult:
     # The package is found wherever this process found it.
     paths = [str(Path(smolalign.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, start_new_session=True) as process:
-        try:
-            out, _ = process.communicate(json.dumps(call.arguments).encode(), timeout=seconds)
-        except subprocess.TimeoutExpired:
-            return failed(f"{call.name} took more than {seconds:g} seconds and was stopped")
-        finally:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+    # To a file: the end of a pipe would be awaited as long as any fork of the tool's holds it.
+    with tempfile.TemporaryFile() as answer:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=answer, env=environment, start_new_session=True
+        ) as process:
+            try:
+                process.communicate(json.dumps(call.arguments).encode(), timeout=seconds)
+            except subprocess.TimeoutExpired:
+                return failed(f"{call.name} took more than {seconds:g} seconds and was stopped")
+            finally:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        answer.seek(0)
+        out = answer.read()
     if process.returncode in (0, FAILED) and out:
         return ToolResult(out.decode(), failed=process.returncode == FAILED)
     return failed(f"{call.name} ended its process (exit code {process.returncode})")

@@ -39,6 +39,8 @@ class Inbox:
         """
         while self._open:
             index, piece = await self._queue.get()
+            # Where several wait, `get` does not let the loop go on, which would not learn of a client that hung up.
+            await asyncio.sleep(0)
             if piece.error is not None:
                 raise invalid(piece.error) if piece.refused else ApiError(500, piece.error)
             self._open -= piece.finish is not None
