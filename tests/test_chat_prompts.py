@@ -73,6 +73,77 @@ def test_prompt_then_answer_then_stop_is_the_whole_conversation(
         assert rendered.trained[len(ids)]
 
 
+results = st.builds(Message, st.just("tool"), texts)
+
+
+@st.composite
+def whole_conversations(draw: st.DrawFn) -> tuple[Message, ...]:
+    """With tools' results, calls in any number beside text or alone, and the word that no tool fits."""
+    turns = [Message("system", draw(texts))] if draw(st.booleans()) else []
+    for _ in range(draw(st.integers(1, 3))):
+        answer = draw(answers | st.just(Message("assistant", "", ())))
+        given_back = draw(st.lists(results, max_size=3)) if answer.tool_calls else []
+        turns += [user(draw(texts)), answer, *given_back]
+    return tuple(turns)
+
+
+def by_hand(turns: tuple[Message, ...], template: str) -> str:
+    """The two dialects, written down without a template, from the first turn after the system's."""
+    text, last = "", ""
+    for turn in turns:
+        calls = [
+            json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+            for call in turn.tool_calls or ()
+        ]
+        says = [turn.content] if turn.content else []
+        if template != "hermes":
+            said = [*says, f"<tool_call>[{', '.join(calls)}]</tool_call>"] if turn.tool_calls is not None else says
+        elif turn.role == "tool":
+            said = [f"<tool_response>\n{turn.content}\n</tool_response>"]
+        else:
+            empty = turn.tool_calls == ()
+            said = [*says, *(f"<tool_call>\n{one}\n</tool_call>" for one in (calls or ["[]"] * empty))]
+        if template == "hermes" and turn.role == last == "tool":
+            text = text.removesuffix(f"{STOP_TOKEN}\n") + f"\n{said[0]}{STOP_TOKEN}\n"
+        else:
+            newline = "\n".join(said)
+            text += f"<|im_start|>{turn.role}\n{newline}{STOP_TOKEN}\n"
+        last = turn.role
+    return text
+
+
+@given(whole_conversations(), st.booleans(), st.sampled_from(["smollm2", "chatml", "hermes"]))
+@settings(max_examples=80, deadline=None)
+def test_openai_messages_in_transformers_are_the_training_text_in_both_dialects(
+    tiny_model: Path, turns: tuple[Message, ...], with_tools: bool, template: str
+) -> None:
+    tokenizer = load_tokenizer_once(tiny_model, template)
+    tools = (SEARCH,) if with_tools else ()
+    messages = [
+        {"role": turn.role, "content": turn.content or None, "tool_call_id": "call_1", "name": "x"}
+        | (
+            {
+                "tool_calls": [
+                    {"id": "call_1", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                    for call in turn.tool_calls
+                ]
+            }
+            if turn.tool_calls is not None
+            else {}
+        )
+        for turn in turns
+    ]
+    wrapped = [{"type": "function", "function": tool} for tool in tools]
+    theirs = tokenizer.apply_chat_template(messages, tools=wrapped, tokenize=False)
+    assert theirs == render_text(tokenizer, turns, tools)
+    system = turns[0].role == "system"
+    assert theirs.endswith(by_hand(turns[1:] if system else turns, template))
+    head = theirs.removesuffix(by_hand(turns[1:] if system else turns, template))
+    assert head.count("<|im_start|>") == (system or with_tools or template == "smollm2")
+    assert ("<tools>" in head) == with_tools
+    assert not system or head.startswith(f"<|im_start|>system\n{turns[0].content}")
+
+
 @given(conversations(), answers, answers)
 @settings(max_examples=60, deadline=None)
 def test_each_side_of_a_pair_is_the_conversation_up_to_its_stop(

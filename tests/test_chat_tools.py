@@ -150,3 +150,20 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_bytes(b"x = '\xff'")
     with pytest.raises(UserError, match=r"a\.py: is not UTF-8 text"):
         read_tools(tmp_path / "a.py")
+
+
+def test_a_tool_has_the_name_that_its_file_gives_it(tmp_path: Path) -> None:
+    file = tmp_path / "tools.py"
+    file.write_text('def f() -> int:\n    """One."""\n    return 1\n\n\nf.__name__ = "wrapper"\n', encoding="utf-8")
+    box = read_tools(file)
+    assert [schema["name"] for schema in box.schemas] == list(box.functions) == ["f"]
+
+
+def test_choices_that_are_no_json_are_said_with_their_line(tmp_path: Path) -> None:
+    file = tmp_path / "tools.py"
+    file.write_text(
+        'def f(a: str) -> str:\n    """One.\n\n    Args:\n        a: which (choices: [x, y])\n    """\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(UserError, match=r"tools.py:1: the choices in the docstring of f are no JSON"):
+        read_tools(file)

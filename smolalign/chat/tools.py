@@ -107,7 +107,10 @@ def _from_python(file: Path, text: str) -> ToolBox:
     }
     if not functions:
         raise UserError("has no public function", where=str(file), mend="write one, with type hints and a docstring")
-    schemas = tuple(_schema(function, f"{file}:{lines[name]}") for name, function in functions.items())
+    # By the names that the file gives them, which decorators need not have kept.
+    schemas = tuple(
+        {**_schema(function, f"{file}:{lines[name]}"), "name": name} for name, function in functions.items()
+    )
     return ToolBox(schemas, functions, file)
 
 
@@ -170,6 +173,12 @@ def _schema(function: Function, where: str) -> dict[str, Any]:
             f"{name} has a type hint that has no JSON schema: {_first_line(error)}",
             where=where,
             mend="use str, int, float, bool, list, dict, Literal or unions of these",
+        ) from None
+    except ValueError as error:
+        raise UserError(
+            f"the choices in the docstring of {name} are no JSON: {_first_line(error)}",
+            where=where,
+            mend='write them like (choices: ["a", "b"])',
         ) from None
 
 
