@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from smolalign import __version__
+from smolalign.cli_apps import app as apps
 from smolalign.environment import prepare
 from smolalign.errors import Failed, UserError, UserErrors
 from smolalign.processes import count, end_with_launcher, is_launched, is_main, tell_launcher
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(no_args_is_help=True, help="The recipes that ship with the package.")
 app.add_typer(recipes_app, name="recipes")
+app.add_typer(apps, name="app")
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped recipe's name.")]
 StepRecipe = Annotated[

@@ -97,10 +97,10 @@ def write_reply(
     Raises:
         UserError: the prompt leaves no room for a reply.
     """
-    room = _positions(model) - len(prompt)
+    room = positions(model) - len(prompt)
     if room < 1:
         raise UserError(
-            f"the conversation is {len(prompt)} tokens long, and the model reads {_positions(model)} at most",
+            f"the conversation is {len(prompt)} tokens long, and the model reads {positions(model)} at most",
             mend="/undo takes the last turn back, /reset begins anew",
         )
     ids = torch.tensor([list(prompt)], device=model.device)
@@ -126,6 +126,6 @@ def write_reply(
     return Reply(stream.text, ended)
 
 
-def _positions(model: Any) -> int:
+def positions(model: Any) -> int:
     """Longest row that the model was made for, in tokens; without end where its configuration names none."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31

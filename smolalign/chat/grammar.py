@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -17,7 +18,7 @@ from transformers import LogitsProcessor
 
 from smolalign.chat.calls import CLOSE_TAG, OPEN_TAG
 from smolalign.chat.render import render_text
-from smolalign.data.strict_json import dump, shorten
+from smolalign.data.strict_json import JsonProblem, dump, parse, shorten
 from smolalign.errors import UserError
 from smolalign.rows import Message, ToolCall
 
@@ -101,6 +102,18 @@ class GrammarProcessor(LogitsProcessor):
         width = min(self._reader.vocab_size, scores.shape[1])
         mask[:, :width] = torch.from_numpy(allowed[:, :width]).bool()
         return scores.masked_fill(~mask.to(scores.device), -torch.inf)  # type: ignore[return-value]
+
+
+def read_schema(file: Path) -> Any:
+    """What a JSON file holds. Raises UserError where it cannot be read or is not JSON."""
+    try:
+        return parse(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=str(file)) from None
+    except UnicodeDecodeError:
+        raise UserError("is not UTF-8 text", where=str(file)) from None
+    except JsonProblem as problem:
+        raise UserError(f"not JSON: {problem.what}", where=f"{file}:{problem.line}") from None
 
 
 def json_schema(schema: Mapping[str, Any]) -> Grammar:

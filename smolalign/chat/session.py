@@ -8,18 +8,17 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from smolalign.adapters import is_adapter, merging
 from smolalign.chat.calls import parse_reply
 from smolalign.chat.conversation import Conversation
 from smolalign.chat.generation import Reply, write_reply
-from smolalign.chat.grammar import Dialect, Grammar, dialect_of, json_schema, tool_calls
+from smolalign.chat.grammar import Dialect, Grammar, dialect_of, json_schema, read_schema, tool_calls
 from smolalign.chat.render import render_prompt
 from smolalign.chat.run_tools import ToolResult, failed, flaw, run_call
 from smolalign.chat.terminal import Input, open_input, visible
 from smolalign.chat.tools import ToolBox, read_tools, with_null
-from smolalign.data.strict_json import JsonProblem, dump, parse, shorten
+from smolalign.data.strict_json import dump, parse, shorten
 from smolalign.errors import UserError
 from smolalign.rows import Message, ToolCall
 
@@ -100,24 +99,13 @@ def _grammars(wishes: Wishes, box: ToolBox, dialect: Dialect) -> Grammars:
     if wishes.schema:
         if wishes.tools:
             raise UserError("--json-schema and --tools cannot go together", mend="leave one of them out")
-        grammar = json_schema(_read_schema(wishes.schema))
+        grammar = json_schema(read_schema(wishes.schema))
         return Grammars(grammar, grammar)
     if not (wishes.constrain or wishes.required):
         return Grammars()
     later = tool_calls(box.schemas, required=False, dialect=dialect)
     first = tool_calls(box.schemas, required=True, dialect=dialect) if wishes.required else later
     return Grammars(first, later)
-
-
-def _read_schema(file: Path) -> Any:
-    try:
-        return parse(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", where=str(file)) from None
-    except UnicodeDecodeError:
-        raise UserError("is not UTF-8 text", where=str(file)) from None
-    except JsonProblem as problem:
-        raise UserError(f"not JSON: {problem.what}", where=f"{file}:{problem.line}") from None
 
 
 def _speaker(reference: str, wishes: Wishes, box: ToolBox) -> Speak:
