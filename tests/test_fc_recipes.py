@@ -1,14 +1,22 @@
-"""The function-calling recipes for published models train on what the Hub has, read beside a loopback one."""
+"""The function-calling recipes for published models run as they are: on what the Hub has, read beside a loopback one,
+and on files in the layouts that others publish."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ran
+from conftest import Ran, write_jsonl
 from hub import beside_hub
+from test_call_sets import SEAL_TOOLS, write_bfcl
+
+from smolalign.recipe.shipped import find_recipe
+
+Cli = Callable[..., Ran]
 
 NAMES = ("smollm2-135m/fc", "smollm2-1.7b/fc")
 ROWS = 40
@@ -93,3 +101,68 @@ def test_a_recipe_trains_on_answers_alone(name: str, ran: dict[str, tuple[Ran, P
     _, folder = ran[name]
     truncation = json.loads((folder / "step.json").read_text())["truncation"]
     assert 0 < truncation["trained_tokens"] < 0.5 * truncation["tokens"]
+
+
+# --- smollm2-135m/calls ----------------------------------------------------------------------------------------------
+
+
+def glaive(number: int) -> dict[str, Any]:
+    tool = {"name": "dice", "description": "Roll dice.", "parameters": {"type": "object", "properties": {}}}
+    turns = [
+        ("human", f"Roll the dice, it is my turn number {number}."),
+        ("function_call", json.dumps({"name": "dice", "arguments": {}})),
+        ("observation", json.dumps({"sum": number})),
+        ("gpt", f"You have {number}."),
+    ]
+    return {"conversations": [{"from": who, "value": said} for who, said in turns], "tools": json.dumps([tool])}
+
+
+@pytest.fixture
+def calls_recipe(roomy_model: Path, tmp_path: Path) -> Path:
+    """The recipe beside small files in the layouts that it names."""
+    shutil.copy(find_recipe("smollm2-135m/calls"), tmp_path / "calls.yaml")
+    seal = [
+        {
+            "id": f"dev-{number}",
+            "query": f"When is the tide in port {number}?",
+            "calling": [{"api": "getTide", "parameters": {"port": f"port {number}"}, "responses": []}],
+        }
+        for number in range(ROWS)
+    ]
+    for folder in ("seal_tools", "llama_factory"):
+        (tmp_path / folder).mkdir()
+    write_jsonl(tmp_path / "seal_tools" / "dev.jsonl", seal)
+    write_jsonl(tmp_path / "seal_tools" / "tool.jsonl", SEAL_TOOLS)
+    demos = {
+        "glaive_toolcall_en_demo": [glaive(number) for number in range(ROWS)],
+        "alpaca_en_demo": [
+            {"instruction": f"Name {number} harbours.", "input": "", "output": "Here they are."}
+            for number in range(ROWS)
+        ],
+    }
+    for name, rows in demos.items():
+        (tmp_path / "llama_factory" / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
+    write_bfcl(tmp_path / "bfcl", "BFCL_v4_")
+    for folder in (tmp_path / "bfcl", tmp_path / "bfcl" / "possible_answer"):
+        (folder / "BFCL_v4_simple.json").rename(folder / "BFCL_v4_simple_python.json")
+    return tmp_path / "calls.yaml"
+
+
+def test_calls_are_measured_before_and_after_on_rows_held_out_and_never_seen(
+    cli: Cli, calls_recipe: Path, roomy_model: Path
+) -> None:
+    out = calls_recipe.parent / "run"
+    changed = [f"fc.model={roomy_model}", f"eval.models.before={roomy_model}", "fc.trainer.max_steps=2"]
+    short = [f"eval.tasks.{task}.max_new_tokens=4" for task in ("seal", "glaive", "bfcl")]
+    ran = cli("run", calls_recipe, *changed, *short, "--out", out)
+    assert (ran.code, ran.err) == (0, "")
+    metrics = json.loads((out / "eval" / "step.json").read_text())["metrics"]
+    before, after = (metrics["table"][name] for name in ("before", "after"))
+    assert before.keys() == after.keys() >= {"seal.ast", "glaive.ast", "bfcl.simple", "bfcl.irrelevance", "chats.loss"}
+    assert after["chats.loss"] != before["chats.loss"]
+    assert metrics["items"]["bfcl"] == 7
+    report = json.loads((out / "seal" / "data_report.json").read_text())
+    assert report["rows_test"] > 0
+    trained = json.loads((out / "fc" / "data_report.json").read_text())["sources"]
+    kept = [json.loads((out / name / "data_report.json").read_text())["rows_train"] for name in ("seal", "glaive")]
+    assert [source["rows_in"] for source in trained[:2]] == kept
