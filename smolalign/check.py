@@ -24,7 +24,7 @@ from smolalign.look import (
 )
 from smolalign.recipe.data import DataSource, Filters
 from smolalign.recipe.load import Recipe
-from smolalign.recipe.schema import AssemblyStep, EvalStep, PretrainStep, TrainStep, TuneStep
+from smolalign.recipe.schema import AssemblyStep, EvalStep, PretrainStep, TrainStep, TuneStep, is_replies
 from smolalign.rows import RowKind
 
 # Rows of each source that are read, rendered and measured.
@@ -60,6 +60,7 @@ def check_steps(
             *_check_output(name, chain),
             *_check_inputs(name, recipe, chain),
             *_check_call_tasks(name, recipe, chain),
+            *_check_instruction_tasks(name, recipe, chain),
             *_check_assembly(name, recipe, chain),
         ]:
             wrong = wrong or finding.problem is not None
@@ -119,6 +120,25 @@ def _check_call_tasks(name: str, recipe: Recipe, chain: Chain) -> Iterator[Findi
                 answers = resolve_beside(task.possible_answer, recipe)[0] if task.possible_answer else None
                 called = ", ".join(data.source for data in task.data)
                 yield Finding(name, f"{called}: bfcl, {_counted(len(read_bfcl(sources, answers)))} read")
+        except UserError as error:
+            yield Finding(name, problem=error.at(recipe.file))
+
+
+def _check_instruction_tasks(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
+    """That prompts and their instructions can be read, that each has its reply in files of replies, and that what the
+    verdicts need is installed."""
+    for task in recipe.step.tasks.values() if isinstance(recipe.step, EvalStep) else ():
+        if task.task != "ifeval":
+            continue
+        from smolalign.eval.ifeval.items import read_prompts, read_replies
+
+        try:
+            prompts = read_prompts([resolve_data(data, recipe, chain.run_folder)[0] for data in task.data])
+            called = ", ".join(data.source for data in task.data)
+            yield Finding(name, f"{called}: ifeval, {_counted(len(prompts))} read")
+            for reference in filter(is_replies, _models(recipe)):
+                read_replies(resolve_model(reference, recipe, chain.run_folder)[0], prompts)
+                yield Finding(name, f"{reference}: replies to all of them")
         except UserError as error:
             yield Finding(name, problem=error.at(recipe.file))
 
@@ -251,7 +271,7 @@ def _sources(recipe: Recipe) -> Iterator[tuple[DataSource, RowKind]]:
         from smolalign.eval.kinds import ROWS_OF_TASK
 
         for task in recipe.step.tasks.values():
-            if not task.is_bfcl():
+            if not task.reads_whole():
                 yield from ((data, ROWS_OF_TASK[task.task]) for data in task.data)
         return
     kind = KIND_OF_ROWS[recipe.kind]

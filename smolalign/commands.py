@@ -11,6 +11,7 @@ from smolalign.console import (
     print_call_errors,
     print_data_report,
     print_finding,
+    print_instruction_types,
     print_line,
     print_marked,
     print_showcase,
@@ -332,6 +333,7 @@ def _name(recipe: Recipe) -> str:
 def _show_evaluation(result: StepResult) -> None:
     print_stage_table(result.manifest["metrics"])
     print_call_errors(result.manifest["metrics"])
+    print_instruction_types(result.manifest["metrics"])
     print_showcase(result.manifest["metrics"]["showcase"])
 
 

@@ -191,6 +191,35 @@ def print_call_errors(metrics: Mapping[str, Any]) -> None:
         out.print(table)
 
 
+def print_instruction_types(metrics: Mapping[str, Any]) -> None:
+    """Shares of prompts and instructions that each model followed, with standard errors, and a line for each type."""
+    models: Mapping[str, Mapping[str, Mapping[str, Any]]] = metrics.get("details", {})
+    for title in dict.fromkeys(title for tasks in models.values() for title in tasks):
+        found = {model: tasks[title] for model, tasks in models.items() if "instruction_types" in tasks.get(title, {})}
+        if not found:
+            continue
+        first = next(iter(found.values()))
+        table = Table(header_style="bold", box=None, padding=(0, 1))
+        table.add_column(escape(title), overflow="fold")
+        table.add_column("count", justify="right")
+        for model in found:
+            table.add_column(f"{escape(model)}\nstrict", justify="right", overflow="fold")
+            table.add_column("\nloose", justify="right", overflow="fold")
+        for line, kind in (("prompts", "prompt"), ("instructions", "inst")):
+            names = [(model, f"{kind}_{how}") for model in found for how in ("strict", "loose")]
+            shares = [
+                (metrics["table"][model][f"{title}.{name}"], found[model]["stderr"][name]) for model, name in names
+            ]
+            table.add_row(
+                line, count(first[line]), *(f"{100 * share:.1f} ± {100 * error:.1f}" for share, error in shares)
+            )
+        for name, asked in first["instruction_types"].items():
+            types = [one["instruction_types"][name] for one in found.values()]
+            cells = [f"{100 * one[how]:.1f}" for one in types for how in ("strict", "loose")]
+            table.add_row(escape(name), count(asked["count"]), *cells)
+        out.print(table)
+
+
 def print_data_report(report: Mapping[str, Any]) -> None:
     """What became of the rows of an assembly: a line a source, then a line a reason."""
     dropped = dropped_in_all(report["sources"])

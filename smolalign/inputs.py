@@ -11,6 +11,7 @@ from smolalign.data.sources import data_files, missing
 from smolalign.errors import UserError
 from smolalign.recipe.data import Benchmark, DataSource
 from smolalign.recipe.load import Recipe
+from smolalign.recipe.schema import is_replies
 from smolalign.store import digest_files, digest_json, digest_path, read_manifest
 
 
@@ -24,7 +25,7 @@ def resolve_model(reference: str, recipe: Recipe, run_folder: Path) -> tuple[str
             )
         return str((folder / "model").resolve()), str(manifest["output"])
     path = recipe.folder / Path(reference).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
+    if path.is_file() and (path.suffix == ".gguf" or (recipe.kind == "eval" and is_replies(reference))):
         return str(path.resolve()), digest_path(path)
     if is_adapter(path):
         try:

@@ -15,11 +15,12 @@ from smolalign.data.gather import gather_sources
 from smolalign.eval.bfcl import read_bfcl
 from smolalign.eval.call_items import CallItem
 from smolalign.eval.generate import generate
+from smolalign.eval.ifeval.items import Prompt, read_prompts, read_replies
 from smolalign.eval.kinds import ROWS_OF_TASK
 from smolalign.eval.tasks import TASKS, Loaded, Measured, reward_accuracy
 from smolalign.model import load_model, load_tokenizer, tokens_added
 from smolalign.outcome import Outcome
-from smolalign.recipe.schema import EvalStep, EvalTask, ShowcasePrompt
+from smolalign.recipe.schema import EvalStep, EvalTask, ShowcasePrompt, is_replies
 from smolalign.report import Progress, Reporter
 from smolalign.rows import Message, Row
 from smolalign.store import write_text
@@ -33,17 +34,11 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
     """Measure the models of a recipe and write `samples.jsonl`; the table and the showcase are in the metrics."""
     order = _references_first(step)
     rows, data_report = _rows(step, folder)
+    given = _given(step, [prompt for found in rows.values() for prompt in found if isinstance(prompt, Prompt)])
     outputs: dict[tuple[str, str], Measured] = {}
     showcase: list[dict[str, Any]] = []
     for number, name in enumerate(order):
-        tokenizer = load_tokenizer(step.models[name], step.template)
-        if not tokenizer.chat_template or any(task.task in SCORED for task in step.tasks.values()):
-            require_trainable_template(tokenizer)
-        if is_adapter(Path(step.models[name])):
-            report.say(f"{name}: {merging(Path(step.models[name]))}")
-        model = load_model(step.models[name]).eval()
-        fit_vocabulary(model, tokens_added(step.models[name], tokenizer))
-        loaded = Loaded(model, tokenizer, step.batch_size, step.seed)
+        loaded = given[name] if name in given else _load(step, name, report)
         for done, (title, task) in enumerate(step.tasks.items()):
             steps_done = number * len(step.tasks) + done
             report.progress(Progress(f"eval {name}: {title}", steps_done, len(order) * len(step.tasks), "tasks"))
@@ -51,7 +46,7 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
             if task.reference is not None and _comes_after(step, name, task.reference):
                 measured = _with_reward(measured, outputs[task.reference, title])
             outputs[name, title] = measured
-        if name == list(step.models)[-1]:
+        if name == list(step.models)[-1] and name not in given:
             showcase = _showcase(loaded, step.showcase)
     lines = [
         json.dumps({"model": name, "task": title, **sample}, ensure_ascii=False)
@@ -63,7 +58,29 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
     table = {name: _table_row(name, step.tasks, outputs) for name in step.models}
     items = {title: len(rows[title]) for title in step.tasks}
     errors = {name: {t: m.errors for t in step.tasks if (m := outputs[name, t]).errors} for name in step.models}
-    return Outcome({"table": table, "items": items, "errors": errors, "showcase": showcase}, data_report)
+    details = {name: {t: m.details for t in step.tasks if (m := outputs[name, t]).details} for name in step.models}
+    metrics = {"table": table, "items": items, "errors": errors, "details": details, "showcase": showcase}
+    return Outcome(metrics, data_report)
+
+
+def _given(step: EvalStep, prompts: Sequence[Prompt]) -> dict[str, Loaded]:
+    """The files of replies among the models, by name."""
+    return {
+        name: Loaded(None, None, step.batch_size, step.seed, read_replies(model, prompts))
+        for name, model in step.models.items()
+        if is_replies(model)
+    }
+
+
+def _load(step: EvalStep, name: str, report: Reporter) -> Loaded:
+    tokenizer = load_tokenizer(step.models[name], step.template)
+    if not tokenizer.chat_template or any(task.task in SCORED for task in step.tasks.values()):
+        require_trainable_template(tokenizer)
+    if is_adapter(Path(step.models[name])):
+        report.say(f"{name}: {merging(Path(step.models[name]))}")
+    model = load_model(step.models[name]).eval()
+    fit_vocabulary(model, tokens_added(step.models[name], tokenizer))
+    return Loaded(model, tokenizer, step.batch_size, step.seed)
 
 
 def _references_first(step: EvalStep) -> list[str]:
@@ -72,14 +89,14 @@ def _references_first(step: EvalStep) -> list[str]:
     return [name for name in step.models if name in references] + [n for n in step.models if n not in references]
 
 
-def _rows(step: EvalStep, folder: Path) -> tuple[dict[str, Sequence[Row | CallItem]], list[dict[str, Any]]]:
+def _rows(step: EvalStep, folder: Path) -> tuple[dict[str, Sequence[Row | CallItem | Prompt]], list[dict[str, Any]]]:
     """Rows of each task, a seeded sample where `max_rows` asks for one, and the report on their sources."""
-    rows: dict[str, Sequence[Row | CallItem]] = {}
+    rows: dict[str, Sequence[Row | CallItem | Prompt]] = {}
     report: list[dict[str, Any]] = []
     for number, (title, task) in enumerate(step.tasks.items()):
-        found: Sequence[Row | CallItem]
-        if task.is_bfcl():
-            found = read_bfcl(task.data, task.possible_answer)
+        found: Sequence[Row | CallItem | Prompt]
+        if task.reads_whole():
+            found = read_bfcl(task.data, task.possible_answer) if task.is_bfcl() else read_prompts(task.data)
             report.append({"task": title, "source": ", ".join(s.source for s in task.data), "rows_out": len(found)})
         else:
             gathered = gather_sources(task.data, ROWS_OF_TASK[task.task], folder, f"task-{number}", step.seed)

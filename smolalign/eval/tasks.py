@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,18 +12,22 @@ from smolalign.chat.render import render_chat, render_pair, render_prompt
 from smolalign.eval.call_items import CallItem, items_of, judge_reply
 from smolalign.eval.call_match import CLASSES
 from smolalign.eval.generate import Generated, generate, log_probs
+from smolalign.eval.ifeval.figures import accuracies
+from smolalign.eval.ifeval.items import Prompt
+from smolalign.eval.ifeval.verdict import check
 from smolalign.recipe.schema import EvalTask
 from smolalign.rows import Chat, Message, Pair, ToolCall, message_to_openai
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model under measurement."""
+    """A model under measurement; `given` are replies by prompt where a file of them stands in its place."""
 
     model: Any
     tokenizer: Any
     batch_size: int
     seed: int
+    given: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +35,13 @@ class Measured:
     """Figures by metric name (shares are 0 to 1), and one record a row on what was asked and answered.
 
     `errors` counts what was wrong with answers, by class, and under `asked` and `right` the answers and the right ones.
+    `details` is what stands behind the figures: standard errors, numbers of items, parts.
     """
 
     metrics: dict[str, float]
     samples: list[dict[str, Any]]
     errors: dict[str, int] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def exact(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
@@ -148,12 +154,40 @@ def loss(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
     return Measured({"loss": -sum(score for score, _ in scores) / max(1, tokens)}, samples)
 
 
+def ifeval(loaded: Loaded, task: EvalTask, prompts: Sequence[Prompt]) -> Measured:
+    """Share of prompts with all instructions followed by greedy replies, and of instructions; strict and loose."""
+    asked = [(Message("user", prompt.text),) for prompt in prompts]
+    if loaded.given is None:
+        replies = _reply_to(loaded, task, [(messages, ()) for messages in asked])
+    else:
+        replies = [Generated(loaded.given[prompt.text], True) for prompt in prompts]
+    verdicts = [
+        check(prompt.instruction_ids, prompt.kwargs, reply.text) for prompt, reply in zip(prompts, replies, strict=True)
+    ]
+    metrics, details = accuracies(prompts, verdicts)
+    samples = [
+        {
+            "key": prompt.key,
+            **_asked_of(messages, ()),
+            "reply": reply.text,
+            "stopped": reply.stopped,
+            "instructions": list(prompt.instruction_ids),
+            "kwargs": list(prompt.kwargs),
+            "strict": list(verdict.strict),
+            "loose": list(verdict.loose),
+        }
+        for prompt, messages, reply, verdict in zip(prompts, asked, replies, verdicts, strict=True)
+    ]
+    return Measured(metrics, samples, details=details)
+
+
 TASKS: dict[str, Callable[[Loaded, EvalTask, Sequence[Any]], Measured]] = {
     "exact": exact,
     "style": style,
     "preference": preference,
     "tool_calls": tool_calls,
     "loss": loss,
+    "ifeval": ifeval,
 }
 
 

@@ -218,12 +218,13 @@ class SmoltalkStep(AssemblyStep):
 class EvalTask(Strict):
     """One measurement."""
 
-    task: Literal["exact", "style", "preference", "tool_calls", "loss"]
-    """Exact answers, style of sampled replies, preference between answers, function calls, or held-out loss."""
+    task: Literal["exact", "style", "preference", "tool_calls", "loss", "ifeval"]
+    """Exact answers, style of sampled replies, preference between answers, function calls, held-out loss, or whether
+    instructions are followed (IFEval)."""
     data: Annotated[list[DataSource], Field(min_length=1)]
     """Held-out rows."""
-    max_new_tokens: PositiveInt = 128
-    """Longest reply, in tokens."""
+    max_new_tokens: PositiveInt = Field(default_factory=lambda given: 1280 if given.get("task") == "ifeval" else 128)
+    """Longest reply, in tokens: 128, and 1280 for `ifeval`."""
     max_rows: PositiveInt | None = None
     """Measure on a random sample of so many rows."""
     reference: str | None = None
@@ -240,6 +241,10 @@ class EvalTask(Strict):
         """Whether the rows are read with their possible answers, in place of an assembly."""
         return any(source.format == "bfcl" for source in self.data)
 
+    def reads_whole(self) -> bool:
+        """Whether the data are a benchmark's own files, which no assembly reads."""
+        return self.is_bfcl() or self.task == "ifeval"
+
     @model_validator(mode="after")
     def fields_fit_the_task(self) -> EvalTask:
         given = {"possible_answer": self.possible_answer, "format: bfcl": self.is_bfcl()}
@@ -247,14 +252,20 @@ class EvalTask(Strict):
             raise ValueError(f"{name} is for task: tool_calls, this one is {self.task}")
         if self.possible_answer is not None and not self.is_bfcl():
             raise ValueError("possible_answer is for sources with format: bfcl")
-        if not self.is_bfcl():
+        if not self.reads_whole():
             return self
         for source in self.data:
             read = {name: getattr(source, name) for name in ("source", "config", "split", "revision")}
-            if source != DataSource(**read, format="bfcl"):
-                what = "sources with format: bfcl stand alone and are read whole: of other fields only config, split"
+            if source != DataSource(**read, format="bfcl" if self.is_bfcl() else "auto"):
+                of = "with format: bfcl" if self.is_bfcl() else "of task: ifeval"
+                what = f"sources {of} stand alone and are read whole: of other fields only config, split"
                 raise ValueError(f"{what} and revision; max_rows of the task takes a sample")
         return self
+
+
+def is_replies(model: str) -> bool:
+    """Whether what stands for a model is a file of replies."""
+    return model.endswith(".jsonl")
 
 
 class ShowcasePrompt(Strict):
@@ -273,7 +284,8 @@ class EvalStep(Step):
 
     kind: Literal["eval"]
     models: Annotated[dict[str, str], Field(min_length=1)]
-    """Name of each row of the table, and its model: `@step`, folder, `.gguf` file or Hub id."""
+    """Name of each row of the table, and its model: `@step`, folder, `.gguf` file or Hub id; for `ifeval` also a
+    `.jsonl` file of replies that another model gave."""
     tasks: Annotated[dict[str, EvalTask], Field(min_length=1)]
     """Name of each measurement."""
     template: Literal["smollm2", "chatml", "hermes", "model"] = "model"
@@ -290,6 +302,16 @@ class EvalStep(Step):
                 raise ValueError(
                     f"tasks.{name}.reference {task.reference!r} is none of the models: {', '.join(self.models)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def replies_are_judged_by_ifeval(self) -> EvalStep:
+        files = [name for name, model in self.models.items() if is_replies(model)]
+        other = next((name for name, task in self.tasks.items() if task.task != "ifeval"), None)
+        if files and other is not None:
+            raise ValueError(f"models.{files[0]} is a file of replies, for task: ifeval; tasks.{other} needs a model")
+        if list(self.models)[-1] in files and self.showcase:
+            raise ValueError(f"the last model answers the showcase; models.{files[-1]} is a file of replies")
         return self
 
 
