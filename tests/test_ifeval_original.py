@@ -84,7 +84,7 @@ ASKED: dict[str, Any] = {
     "keywords:existence": arguments(keywords=st.lists(WORD, min_size=1, max_size=2)),
     "keywords:frequency": arguments(keyword=WORD, frequency=FEW, relation=RELATION),
     "keywords:forbidden_words": arguments(forbidden_words=st.lists(WORD, min_size=1, max_size=3)),
-    # Signs are counted as they are, as the original does since 2025; lm_eval's copy draws a letter in their place.
+    # No signs: the original draws a letter in their place, we count them.
     "keywords:letter_frequency": arguments(letter=st.sampled_from("aeQz"), let_frequency=FEW, let_relation=RELATION),
     "language:response_language": arguments(language=st.sampled_from(["en", "de", "ru", "hi", "fr", "ja"])),
     "length_constraints:number_sentences": arguments(num_sentences=FEW, relation=RELATION),

@@ -38,7 +38,7 @@ def forbidden_words(response: str, *, forbidden_words: Sequence[str]) -> bool:
 
 
 def letter_frequency(response: str, *, letter: str, let_frequency: int, let_relation: str) -> bool:
-    """In any case. The files ask for signs too, `#` and `!`."""
+    """In any case. Two prompts ask for signs, `#` and `!`: they are counted, where the original draws a letter."""
     # Letter by letter: what stands for one letter in small may be two, which the original never finds.
     count = sum(found == letter.strip().lower() for found in response.lower())
     return _holds(count, let_relation, let_frequency)
