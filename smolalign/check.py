@@ -60,6 +60,7 @@ def check_steps(
             *_check_output(name, chain),
             *_check_inputs(name, recipe, chain),
             *_check_call_tasks(name, recipe, chain),
+            *_check_benchmarks(name, recipe),
             *_check_assembly(name, recipe, chain),
         ]:
             wrong = wrong or finding.problem is not None
@@ -119,6 +120,24 @@ def _check_call_tasks(name: str, recipe: Recipe, chain: Chain) -> Iterator[Findi
                 answers = resolve_beside(task.possible_answer, recipe)[0] if task.possible_answer else None
                 called = ", ".join(data.source for data in task.data)
                 yield Finding(name, f"{called}: bfcl, {_counted(len(read_bfcl(sources, answers)))} read")
+        except UserError as error:
+            yield Finding(name, problem=error.at(recipe.file))
+
+
+def _check_benchmarks(name: str, recipe: Recipe) -> Iterator[Finding]:
+    """That benchmarks can be measured, and that their files are in order where they are local."""
+    tasks = recipe.step.tasks.values() if isinstance(recipe.step, EvalStep) else ()
+    for task in (task for task in tasks if task.benchmark is not None):
+        from smolalign.eval.benchmark_files import read_benchmark
+        from smolalign.eval.harness import require_harness, shots
+
+        try:
+            require_harness()
+            if task.files is not None:
+                place = resolve_beside(task.files, recipe)[0]
+                found = read_benchmark(task.benchmark or "", place, with_examples=shots(task) > 0)
+                items = sum(len(one.measured) for one in found)
+                yield Finding(name, f"{task.files}: {task.benchmark}, {_counted(items)} read")
         except UserError as error:
             yield Finding(name, problem=error.at(recipe.file))
 

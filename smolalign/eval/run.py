@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from smolalign.data.gather import gather_sources
 from smolalign.eval.bfcl import read_bfcl
 from smolalign.eval.call_items import CallItem
 from smolalign.eval.generate import generate
+from smolalign.eval.harness import Items, read_items
 from smolalign.eval.kinds import ROWS_OF_TASK
 from smolalign.eval.tasks import TASKS, Loaded, Measured, reward_accuracy
 from smolalign.model import load_model, load_tokenizer, tokens_added
 from smolalign.outcome import Outcome
-from smolalign.recipe.schema import EvalStep, EvalTask, ShowcasePrompt
+from smolalign.recipe.schema import EvalStep, ShowcasePrompt
 from smolalign.report import Progress, Reporter
 from smolalign.rows import Message, Row
 from smolalign.store import write_text
@@ -37,7 +39,8 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
     showcase: list[dict[str, Any]] = []
     for number, name in enumerate(order):
         tokenizer = load_tokenizer(step.models[name], step.template)
-        if not tokenizer.chat_template or any(task.task in SCORED for task in step.tasks.values()):
+        asks = bool(step.showcase) or any(task.task != "benchmark" or task.chat for task in step.tasks.values())
+        if (asks and not tokenizer.chat_template) or any(task.task in SCORED for task in step.tasks.values()):
             require_trainable_template(tokenizer)
         if is_adapter(Path(step.models[name])):
             report.say(f"{name}: {merging(Path(step.models[name]))}")
@@ -46,7 +49,9 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
         loaded = Loaded(model, tokenizer, step.batch_size, step.seed)
         for done, (title, task) in enumerate(step.tasks.items()):
             steps_done = number * len(step.tasks) + done
-            report.progress(Progress(f"eval {name}: {title}", steps_done, len(order) * len(step.tasks), "tasks"))
+            what = f"eval {name}: {title}"
+            report.progress(Progress(what, steps_done, len(order) * len(step.tasks), "tasks"))
+            loaded = replace(loaded, progress=partial(_tell, report, what))
             measured = TASKS[task.task](loaded, task, rows[title])
             if task.reference is not None and _comes_after(step, name, task.reference):
                 measured = _with_reward(measured, outputs[task.reference, title])
@@ -60,10 +65,17 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
         for sample in outputs[name, title].samples
     ]
     write_text(folder / "samples.jsonl", "\n".join(lines) + "\n")
-    table = {name: _table_row(name, step.tasks, outputs) for name in step.models}
+    table = {name: _table_row(step.tasks, {t: outputs[name, t].metrics for t in step.tasks}) for name in step.models}
     items = {title: len(rows[title]) for title in step.tasks}
     errors = {name: {t: m.errors for t in step.tasks if (m := outputs[name, t]).errors} for name in step.models}
-    return Outcome({"table": table, "items": items, "errors": errors, "showcase": showcase}, data_report)
+    stderr = {name: _table_row(step.tasks, {t: outputs[name, t].stderr for t in step.tasks}) for name in step.models}
+    told = {name: {t: m.told for t in step.tasks if (m := outputs[name, t]).told} for name in step.models}
+    metrics = {"table": table, "stderr": stderr, "items": items, "told": told, "errors": errors, "showcase": showcase}
+    return Outcome(metrics, data_report)
+
+
+def _tell(report: Reporter, what: str, done: int, total: int) -> None:
+    report.progress(Progress(what, done, total, "answers"))
 
 
 def _references_first(step: EvalStep) -> list[str]:
@@ -72,12 +84,16 @@ def _references_first(step: EvalStep) -> list[str]:
     return [name for name in step.models if name in references] + [n for n in step.models if n not in references]
 
 
-def _rows(step: EvalStep, folder: Path) -> tuple[dict[str, Sequence[Row | CallItem]], list[dict[str, Any]]]:
+def _rows(step: EvalStep, folder: Path) -> tuple[dict[str, Sequence[Row | CallItem] | Items], list[dict[str, Any]]]:
     """Rows of each task, a seeded sample where `max_rows` asks for one, and the report on their sources."""
-    rows: dict[str, Sequence[Row | CallItem]] = {}
+    rows: dict[str, Sequence[Row | CallItem] | Items] = {}
     report: list[dict[str, Any]] = []
     for number, (title, task) in enumerate(step.tasks.items()):
         found: Sequence[Row | CallItem]
+        if task.task == "benchmark":
+            rows[title] = read_items(task, step.seed)
+            report.append({"task": title, "source": task.files or "the Hub", "rows_out": len(rows[title])})
+            continue
         if task.is_bfcl():
             found = read_bfcl(task.data, task.possible_answer)
             report.append({"task": title, "source": ", ".join(s.source for s in task.data), "rows_out": len(found)})
@@ -102,12 +118,8 @@ def _with_reward(measured: Measured, reference: Measured) -> Measured:
     return replace(measured, metrics={"reward_accuracy": accuracy, **measured.metrics})
 
 
-def _table_row(name: str, tasks: dict[str, EvalTask], outputs: dict[tuple[str, str], Measured]) -> dict[str, float]:
-    return {
-        f"{title}.{metric}": round(value, 4)
-        for title in tasks
-        for metric, value in outputs[name, title].metrics.items()
-    }
+def _table_row(tasks: Iterable[str], found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {f"{title}.{metric}": round(value, 4) for title in tasks for metric, value in found[title].items()}
 
 
 def _showcase(loaded: Loaded, prompts: Sequence[ShowcasePrompt]) -> list[dict[str, Any]]:

@@ -12,18 +12,20 @@ from smolalign.chat.render import render_chat, render_pair, render_prompt
 from smolalign.eval.call_items import CallItem, items_of, judge_reply
 from smolalign.eval.call_match import CLASSES
 from smolalign.eval.generate import Generated, generate, log_probs
+from smolalign.eval.harness import Items, measure
 from smolalign.recipe.schema import EvalTask
 from smolalign.rows import Chat, Message, Pair, ToolCall, message_to_openai
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model under measurement."""
+    """A model under measurement. `progress` is told what is done, and of how many, by tasks of many answers."""
 
     model: Any
     tokenizer: Any
     batch_size: int
     seed: int
+    progress: Callable[[int, int], None] = lambda done, total: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +33,14 @@ class Measured:
     """Figures by metric name (shares are 0 to 1), and one record a row on what was asked and answered.
 
     `errors` counts what was wrong with answers, by class, and under `asked` and `right` the answers and the right ones.
+    `stderr` are standard errors of figures, and `told` says how they came about.
     """
 
     metrics: dict[str, float]
     samples: list[dict[str, Any]]
     errors: dict[str, int] = field(default_factory=dict)
+    stderr: dict[str, float] = field(default_factory=dict)
+    told: dict[str, Any] = field(default_factory=dict)
 
 
 def exact(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
@@ -148,12 +153,19 @@ def loss(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
     return Measured({"loss": -sum(score for score, _ in scores) / max(1, tokens)}, samples)
 
 
-TASKS: dict[str, Callable[[Loaded, EvalTask, Sequence[Any]], Measured]] = {
+def benchmark(loaded: Loaded, task: EvalTask, items: Items) -> Measured:
+    """The scores of a published benchmark, by lm-evaluation-harness."""
+    scores = measure(loaded, task, items)
+    return Measured(scores.means, scores.samples, stderr=scores.errors, told=scores.told)
+
+
+TASKS: dict[str, Callable[[Loaded, EvalTask, Any], Measured]] = {
     "exact": exact,
     "style": style,
     "preference": preference,
     "tool_calls": tool_calls,
     "loss": loss,
+    "benchmark": benchmark,
 }
 
 

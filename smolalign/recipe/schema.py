@@ -215,13 +215,37 @@ class SmoltalkStep(AssemblyStep):
     kind: Literal["smoltalk"]
 
 
+BenchmarkName = Literal[
+    "hellaswag",
+    "arc_easy",
+    "arc_challenge",
+    "piqa",
+    "winogrande",
+    "openbookqa",
+    "commonsense_qa",
+    "mmlu",
+    "mmlu_cloze",
+    "gsm8k",
+    "bbh",
+]
+
+
 class EvalTask(Strict):
     """One measurement."""
 
-    task: Literal["exact", "style", "preference", "tool_calls", "loss"]
-    """Exact answers, style of sampled replies, preference between answers, function calls, or held-out loss."""
-    data: Annotated[list[DataSource], Field(min_length=1)]
-    """Held-out rows."""
+    task: Literal["exact", "style", "preference", "tool_calls", "loss", "benchmark"]
+    """Exact answers, style of sampled replies, preference between answers, function calls, held-out loss, or a
+    published benchmark."""
+    data: list[DataSource] = Field(default_factory=list)
+    """Held-out rows; a benchmark has its own."""
+    benchmark: BenchmarkName | None = None
+    """For `benchmark`: which one."""
+    files: str | None = None
+    """For `benchmark`: the folder of its files, as its authors published them; without it, it is read from the Hub."""
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    """For `benchmark`: examples in front of each item; by default 5 for mmlu and gsm8k, 3 for bbh, 0 for others."""
+    chat: bool = False
+    """For `benchmark`: ask through the chat template, examples as turns."""
     max_new_tokens: PositiveInt = 128
     """Longest reply, in tokens."""
     max_rows: PositiveInt | None = None
@@ -239,6 +263,19 @@ class EvalTask(Strict):
     def is_bfcl(self) -> bool:
         """Whether the rows are read with their possible answers, in place of an assembly."""
         return any(source.format == "bfcl" for source in self.data)
+
+    @model_validator(mode="after")
+    def a_benchmark_has_its_own_rows(self) -> EvalTask:
+        if self.task == "benchmark":
+            if self.benchmark is None or self.data:
+                raise ValueError("task: benchmark takes benchmark, the name of one, and files in place of data")
+            return self
+        given = {"benchmark": self.benchmark, "files": self.files, "num_fewshot": self.num_fewshot, "chat": self.chat}
+        if name := next((name for name, value in given.items() if value not in (None, False)), None):
+            raise ValueError(f"{name} is for task: benchmark, this one is {self.task}")
+        if not self.data:
+            raise ValueError("data is missing")
+        return self
 
     @model_validator(mode="after")
     def fields_fit_the_task(self) -> EvalTask:
