@@ -144,7 +144,7 @@ def print_stage_table(metrics: Mapping[str, Any]) -> None:
     rows: Mapping[str, Mapping[str, float]] = metrics["table"]
     longest = max(rows.values(), key=len)
     columns = [*longest, *(column for row in rows.values() for column in row if column not in longest)]
-    errors: Mapping[str, Mapping[str, float]] = metrics.get("stderr", {})
+    errors = {name: _standard_errors(tasks) for name, tasks in metrics.get("details", {}).items()}
     wide = {column for row in errors.values() for column in row}
     for beside in _side_by_side(list(dict.fromkeys(columns)), out.width - max(map(cell_len, rows)) - 2, wide):
         table = Table(header_style="bold", box=None, padding=(0, 1))
@@ -155,6 +155,11 @@ def print_stage_table(metrics: Mapping[str, Any]) -> None:
             own = errors.get(name, {})
             table.add_row(name, *(_cell(column, row.get(column), own.get(column)) for column in beside))
         out.print(table)
+
+
+def _standard_errors(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Those of a model's figures, by column."""
+    return {f"{title}.{name}": error for title, one in tasks.items() for name, error in one.get("stderr", {}).items()}
 
 
 def _words(column: str) -> list[str]:

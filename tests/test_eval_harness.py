@@ -16,6 +16,7 @@ from conftest import Ran, write_jsonl
 
 pytest.importorskip("lm_eval")
 
+from datasets import Dataset, DatasetDict
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
@@ -170,8 +171,8 @@ def test_choices_are_scored_as_harness_own_model_scores_them(loaded: Loaded, fil
         [found] = results["results"].values()
         for metric, value in scores.means.items():
             assert value == pytest.approx(found[f"{metric},none"])
-    assert scores.told["num_fewshot"] == 2
-    assert scores.told["items"] == len(items)
+    assert scores.details["num_fewshot"] == 2
+    assert scores.details["items"] == len(items)
 
 
 def test_answers_of_gsm8k_are_written_and_judged_as_harness_own_model_does(loaded: Loaded, files: Path) -> None:
@@ -185,7 +186,30 @@ def test_answers_of_gsm8k_are_written_and_judged_as_harness_own_model_does(loade
     assert [s["exact_match"] for s in scores.samples] == [s["exact_match"] for s in expected]
     assert set(scores.means) == {"exact_match_strict_match", "exact_match_flexible_extract"}
     assert scores.samples[0]["prompt"].count("<|im_start|>user") == 6, "five examples and the question, as turns"
-    assert scores.told["template"]
+    assert scores.details["template"]
+
+
+@pytest.mark.parametrize("name", ["hellaswag", "arc_easy", "winogrande", "mmlu", "gsm8k"])
+def test_prompts_of_local_files_are_those_of_the_hub(files: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same rows in the place of the Hub's, harness's tasks as they are choose the same examples."""
+    found = {one.task: one.splits for one in read_benchmark(name, str(files / name), with_examples=True)}
+    first = next(iter(found.values()))
+
+    def hub(path: str, name: str | None = None, **_: Any) -> DatasetDict:
+        splits = found.get(f"mmlu_{name}", first)
+        return DatasetDict({split: Dataset.from_list(rows) for split, rows in splits.items()})
+
+    def prompts(asked: EvalTask) -> dict[str, list[Any]]:
+        items = read_items(asked, seed=0)
+        for one in items.tasks.values():
+            one.build_all_requests()
+        return {name: [request.args for request in one.instances] for name, one in items.tasks.items()}
+
+    monkeypatch.setattr("datasets.load_dataset", hub)
+    asked = task(files, name, num_fewshot=3)
+    local, remote = prompts(asked), prompts(asked.model_copy(update={"files": None}))
+    assert local == {name: remote[name] for name in local}
+    assert len(remote) == (57 if name == "mmlu" else 1)
 
 
 def test_bbh_brings_its_own_examples(files: Path) -> None:
@@ -259,6 +283,13 @@ def test_missing_examples_are_named(tmp_path: Path, files: Path) -> None:
         read_benchmark("hellaswag", str(tmp_path), with_examples=True)
 
 
+@pytest.mark.parametrize(("name", "number"), [("hellaswag", 9), ("mmlu", 10), ("bbh", 4)])
+def test_more_examples_than_there_are_is_told(files: Path, name: str, number: int) -> None:
+    assert read_items(task(files, name, num_fewshot=number - 1), seed=0)
+    with pytest.raises(UserError, match=f"too few for num_fewshot {number}"):
+        read_items(task(files, name, num_fewshot=number), seed=0)
+
+
 def test_standard_errors_are_those_of_a_mean() -> None:
     values = [1.0, 0.0, 0.0, 1.0, 1.0]
     assert standard_error(values) == pytest.approx(statistics.stdev(values) / 5**0.5)
@@ -290,10 +321,11 @@ def test_the_command_line_measures_benchmarks_and_shows_their_errors(
     metrics = json.loads((tmp_path / "out" / "eval" / "step.json").read_text(encoding="utf-8"))["metrics"]
     assert metrics["items"] == {"hellaswag": 5, "arc": 9, "piqa": 9}
     assert list(metrics["table"]["one"]) == [f"{name}.{metric}" for name in tasks for metric in ("acc", "acc_norm")]
-    accuracy, error = metrics["table"]["one"]["piqa.acc"], metrics["stderr"]["one"]["piqa.acc"]
+    details = metrics["details"]["one"]
+    accuracy, error = metrics["table"]["one"]["piqa.acc"], details["piqa"]["stderr"]["acc"]
     assert error == pytest.approx((accuracy * (1 - accuracy) / 8) ** 0.5, abs=1e-3)
-    assert metrics["told"]["one"]["hellaswag"]["template"] is None
-    assert metrics["told"]["one"]["arc"]["template"]
+    assert details["hellaswag"]["template"] is None
+    assert details["arc"]["template"]
     lines = (tmp_path / "out" / "eval" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     samples = [json.loads(line) for line in lines]
     assert len(samples) == 23

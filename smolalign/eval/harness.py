@@ -39,11 +39,10 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Means over all items with their standard errors, by metric, how they came about, and every item's outputs."""
+    """Means over all items, by metric, their standard errors and how they came about, and every item's outputs."""
 
     means: dict[str, float]
-    errors: dict[str, float]
-    told: dict[str, Any]
+    details: dict[str, Any]
     samples: list[dict[str, Any]]
 
 
@@ -53,10 +52,17 @@ def read_items(task: EvalTask, seed: int) -> Items:
     Raises:
         UserError: harness is not installed, files are missing or broken, or the Hub does not give the data.
     """
-    assert task.benchmark is not None
     require_harness()
+    from lm_eval.api.samplers import FirstNSampler
+
     tasks = _tasks(task)
     _set_examples(tasks, shots(task))
+    for name, one in tasks.items():
+        # One more than are shown, since harness may draw the item itself; the first ones are never drawn.
+        least = shots(task) + (0 if isinstance(one.sampler, FirstNSampler) else 1)
+        if shots(task) > 0 and len(one.sampler.df) < least:
+            there = f"{len(one.sampler.df)} examples to choose from"
+            raise UserError(f"{name} has {there}, too few for num_fewshot {shots(task)}", mend="ask for fewer")
     every = [(name, index) for name, one in tasks.items() for index in range(len(one.eval_docs))]
     if task.max_rows is not None and task.max_rows < len(every):
         every = sorted(random.Random(seed).sample(every, task.max_rows))
@@ -107,18 +113,15 @@ def _tasks(task: EvalTask) -> dict[str, Any]:
 
 
 def _over_local_rows(local: Local, benchmark: Benchmark) -> dict[str, Any]:
-    """Harness's task with rows in place of its dataset, and none of the splits that are not there."""
+    """Harness's task with rows in place of its dataset, and no examples where none were read."""
     from datasets import Dataset, DatasetDict
 
     rows = DatasetDict({split: Dataset.from_list(found) for split, found in local.splits.items()})
-    examples = benchmark.examples if benchmark.examples in rows else None
-    return {
-        "task": local.task,
-        "custom_dataset": lambda **_: rows,
-        "training_split": None,
-        "fewshot_split": examples,
-        **{f"{split}_split": split if split == benchmark.measured else None for split in ("validation", "test")},
-    }
+    settings: dict[str, Any] = {"task": local.task, "custom_dataset": lambda **_: rows}
+    if benchmark.examples not in rows:
+        missing = {"training_split", "fewshot_split", "validation_split"} - {f"{benchmark.measured}_split"}
+        settings |= dict.fromkeys(missing)
+    return settings
 
 
 def shots(task: EvalTask) -> int:
@@ -159,19 +162,23 @@ def measure(loaded: Any, task: EvalTask, items: Items) -> Scores:
         apply_chat_template=task.chat,
         fewshot_as_multiturn=task.chat,
     )
-    samples = [sample for name in items.tasks for sample in results["samples"][name]]
+    samples = [{"of": name, **sample} for name in items.tasks for sample in results["samples"][name]]
     values = _values(samples)
-    told = {
+    first = next(iter(items.tasks.values()))
+    generates = first.get_config("output_type") == "generate_until"
+    details = {
+        "stderr": {metric: round(standard_error(found), 6) for metric, found in values.items()},
         "benchmark": task.benchmark,
         "tasks": len(items.tasks),
         "items": len(items),
         "num_fewshot": shots(task),
+        "decoding": dict(first.get_config("generation_kwargs")) if generates else None,
         "template": _template(loaded.tokenizer) if task.chat else None,
         "contexts_cut": model.cut,
         "harness": version,
     }
-    means = {name: statistics.fmean(found) for name, found in values.items()}
-    return Scores(means, {name: standard_error(v) for name, v in values.items()}, told, [*map(_sample, samples)])
+    means = {metric: statistics.fmean(found) for metric, found in values.items()}
+    return Scores(means, details, [_sample(sample) for sample in samples])
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -194,7 +201,7 @@ def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     """An item's outputs: log-probabilities of the choices, or the answer as written and as found in it."""
     values = {metric: float(sample[metric]) for metric in sample["metrics"]}
     contexts = [arguments[0] for arguments in sample["arguments"]]
-    asked = {"item": sample["doc_id"], "prompt": contexts[0], "target": sample["target"]}
+    asked = {"of": sample["of"], "item": sample["doc_id"], "prompt": contexts[0], "target": sample["target"]}
     if not isinstance(sample["arguments"][0][1], str):
         found = {"filter": sample["filter"], "found": sample["filtered_resps"][0]}
         return {**asked, "reply": sample["resps"][0][0], **found, **values}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from smolalign.eval.kinds import ROWS_OF_TASK
 from smolalign.eval.tasks import TASKS, Loaded, Measured, reward_accuracy
 from smolalign.model import load_model, load_tokenizer, tokens_added
 from smolalign.outcome import Outcome
-from smolalign.recipe.schema import EvalStep, ShowcasePrompt
+from smolalign.recipe.schema import EvalStep, EvalTask, ShowcasePrompt
 from smolalign.report import Progress, Reporter
 from smolalign.rows import Message, Row
 from smolalign.store import write_text
@@ -56,6 +56,10 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
             if task.reference is not None and _comes_after(step, name, task.reference):
                 measured = _with_reward(measured, outputs[task.reference, title])
             outputs[name, title] = measured
+            if cut := measured.details.get("contexts_cut"):
+                report.say(
+                    f"{name}: {title}: {cut} contexts are longer than the model reads, and cut at their beginning"
+                )
         if name == list(step.models)[-1]:
             showcase = _showcase(loaded, step.showcase)
     lines = [
@@ -65,12 +69,11 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
         for sample in outputs[name, title].samples
     ]
     write_text(folder / "samples.jsonl", "\n".join(lines) + "\n")
-    table = {name: _table_row(step.tasks, {t: outputs[name, t].metrics for t in step.tasks}) for name in step.models}
+    table = {name: _table_row(name, step.tasks, outputs) for name in step.models}
     items = {title: len(rows[title]) for title in step.tasks}
     errors = {name: {t: m.errors for t in step.tasks if (m := outputs[name, t]).errors} for name in step.models}
-    stderr = {name: _table_row(step.tasks, {t: outputs[name, t].stderr for t in step.tasks}) for name in step.models}
-    told = {name: {t: m.told for t in step.tasks if (m := outputs[name, t]).told} for name in step.models}
-    metrics = {"table": table, "stderr": stderr, "items": items, "told": told, "errors": errors, "showcase": showcase}
+    details = {name: {t: m.details for t in step.tasks if (m := outputs[name, t]).details} for name in step.models}
+    metrics = {"table": table, "items": items, "errors": errors, "details": details, "showcase": showcase}
     return Outcome(metrics, data_report)
 
 
@@ -118,8 +121,12 @@ def _with_reward(measured: Measured, reference: Measured) -> Measured:
     return replace(measured, metrics={"reward_accuracy": accuracy, **measured.metrics})
 
 
-def _table_row(tasks: Iterable[str], found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    return {f"{title}.{metric}": round(value, 4) for title in tasks for metric, value in found[title].items()}
+def _table_row(name: str, tasks: dict[str, EvalTask], outputs: dict[tuple[str, str], Measured]) -> dict[str, float]:
+    return {
+        f"{title}.{metric}": round(value, 4)
+        for title in tasks
+        for metric, value in outputs[name, title].metrics.items()
+    }
 
 
 def _showcase(loaded: Loaded, prompts: Sequence[ShowcasePrompt]) -> list[dict[str, Any]]:

@@ -33,14 +33,13 @@ class Measured:
     """Figures by metric name (shares are 0 to 1), and one record a row on what was asked and answered.
 
     `errors` counts what was wrong with answers, by class, and under `asked` and `right` the answers and the right ones.
-    `stderr` are standard errors of figures, and `told` says how they came about.
+    `details` is what stands behind the figures: standard errors, numbers of items, parts.
     """
 
     metrics: dict[str, float]
     samples: list[dict[str, Any]]
     errors: dict[str, int] = field(default_factory=dict)
-    stderr: dict[str, float] = field(default_factory=dict)
-    told: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def exact(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
@@ -156,7 +155,7 @@ def loss(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
 def benchmark(loaded: Loaded, task: EvalTask, items: Items) -> Measured:
     """The scores of a published benchmark, by lm-evaluation-harness."""
     scores = measure(loaded, task, items)
-    return Measured(scores.means, scores.samples, stderr=scores.errors, told=scores.told)
+    return Measured(scores.means, scores.samples, details=scores.details)
 
 
 TASKS: dict[str, Callable[[Loaded, EvalTask, Any], Measured]] = {
