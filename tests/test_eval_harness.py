@@ -92,6 +92,21 @@ def write_files(folder: Path, items: int = 9) -> Path:
     for split in ("train", "test"):
         rows = [{"question": f"What is {i} + 1?", "answer": f"It is {i + 1}.\n#### {i + 1}"} for i in numbers]
         write(folder / "gsm8k" / f"{split}.jsonl", rows)
+    for split in ("validation", "test"):
+        rows = [
+            {"question_id": i, "question": f"What is {i}?", "options": COLORS[: 2 + i % 4], "answer": "AB"[i % 2]}
+            | {"cot_content": f"A: Let's think step by step. The answer is (A) {i}.", "answer_index": i % 2}
+            | {"category": ["law", "computer science"][i % 2], "src": "x"}
+            for i in range(12)
+        ]
+        write(folder / "mmlu_pro" / f"{split}.jsonl", rows)
+    for name in ("web-train", "web-dev", "wikipedia-dev"):
+        data = [
+            {"Question": f"Who said {i} on {name}?", "Answer": {"Value": "The cat", "Aliases": ["The cat", "Cat"]}}
+            for i in range(7)
+        ]
+        (folder / "triviaqa").mkdir(exist_ok=True)
+        (folder / "triviaqa" / f"{name}.json").write_text(json.dumps({"Data": data}), encoding="utf-8")
     (folder / "bbh").mkdir()
     examples = [{"input": "not False is", "target": "True"}, {"input": "not True is", "target": "False"}]
     (folder / "bbh" / "boolean_expressions.json").write_text(json.dumps({"canary": "x", "examples": examples}))
@@ -155,7 +170,7 @@ def by_harness(loaded: Loaded, asked: EvalTask, items: Items) -> dict[str, Any]:
 
 
 # Harness's own tasks with two examples in front, but for those that are slow to generate.
-@pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - {"gsm8k", "bbh"}))
+@pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - {"gsm8k", "bbh", "mmlu_pro", "triviaqa"}))
 def test_choices_are_scored_as_harness_own_model_scores_them(loaded: Loaded, files: Path, name: str) -> None:
     asked = task(files, name, num_fewshot=2, max_rows=7)
     items = read_items(asked, seed=3)
@@ -175,18 +190,43 @@ def test_choices_are_scored_as_harness_own_model_scores_them(loaded: Loaded, fil
     assert scores.details["items"] == len(items)
 
 
-def test_answers_of_gsm8k_are_written_and_judged_as_harness_own_model_does(loaded: Loaded, files: Path) -> None:
-    asked = task(files, "gsm8k", chat=True, max_rows=2)
+@pytest.mark.parametrize("name", ["gsm8k", "triviaqa", "mmlu_pro", "bbh"])
+def test_answers_are_written_and_judged_as_by_harness_own_model(loaded: Loaded, files: Path, name: str) -> None:
+    asked = task(files, name, max_rows=2)
     items = read_items(asked, seed=1)
     for one in items.tasks.values():
         one.set_config(key="generation_kwargs", value={"max_gen_toks": 12}, update=True)
     scores = measure(loaded, asked, items)
-    expected = by_harness(loaded, asked, items)["samples"]["gsm8k"]
+    results = by_harness(loaded, asked, items)["samples"]
+    expected = [sample for one in items.tasks for sample in results[one]]
     assert [s["reply"] for s in scores.samples] == [s["resps"][0][0] for s in expected]
     assert [s["exact_match"] for s in scores.samples] == [s["exact_match"] for s in expected]
+    assert scores.details["decoding"]["max_gen_toks"] == 12
+
+
+def test_gsm8k_asks_in_turns_where_a_chat_template_is_applied(loaded: Loaded, files: Path) -> None:
+    asked = task(files, "gsm8k", chat=True, max_rows=1)
+    items = read_items(asked, seed=1)
+    items.tasks["gsm8k"].set_config(key="generation_kwargs", value={"max_gen_toks": 2}, update=True)
+    scores = measure(loaded, asked, items)
     assert set(scores.means) == {"exact_match_strict_match", "exact_match_flexible_extract"}
-    assert scores.samples[0]["prompt"].count("<|im_start|>user") == 6, "five examples and the question, as turns"
+    assert scores.samples[0]["prompt"].count("<|im_start|>user") == 6, "five examples and the question"
     assert scores.details["template"]
+
+
+def test_a_right_answer_is_found_in_what_is_written(files: Path) -> None:
+    """The judgement of harness's filters, on answers given by hand."""
+    items = read_items(task(files, "gsm8k", num_fewshot=0), seed=0)
+    one = items.tasks["gsm8k"]
+    one.build_all_requests()
+    for number, request in enumerate(one.instances):
+        request.resps = [f"It is {number + 1}.\n#### {number + 1 if number else 7}"]
+    one.apply_filters()
+    found = [
+        one.process_results(request.doc, [request.filtered_resps["strict-match"]])["exact_match"]
+        for request in one.instances
+    ]
+    assert found == [0.0] + [1.0] * 8
 
 
 @pytest.mark.parametrize("name", ["hellaswag", "arc_easy", "winogrande", "mmlu", "gsm8k"])
@@ -232,6 +272,10 @@ def test_rows_have_the_columns_of_harness_tasks(files: Path) -> None:
     }
     assert first("piqa") == {"goal": "To say 1", "sol1": "say hello.", "sol2": "sit 1 times on the mat.", "label": 1}
     assert first("winogrande")["answer"] == "2"
+    assert first("triviaqa")["answer"] == {"aliases": ["The cat", "Cat"]}
+    assert [
+        row["question"] for row in read_benchmark("triviaqa", str(files / "triviaqa"), with_examples=False)[0].measured
+    ][7] == "Who said 0 on wikipedia-dev?"
     assert first("openbookqa")["question_stem"] == "What is 2?"
     assert first("mmlu") == {"question": 'What is "1",\nsaid the dog?', "choices": COLORS[:4], "answer": 1}
 

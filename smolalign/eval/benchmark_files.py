@@ -46,6 +46,7 @@ class Benchmark:
         files: names of each split's file, any of which will do; `{}` stands for a subject.
         read: gives the rows of a file.
         shots: examples in front of each item, where a recipe does not say.
+        subject: column that names a row's subject, where one file has the rows of all of them.
     """
 
     folder: str
@@ -55,6 +56,7 @@ class Benchmark:
     files: Mapping[str, tuple[str, ...]]
     read: Callable[[Path], Rows]
     shots: int = 0
+    subject: str | None = None
 
 
 def read_benchmark(name: str, place: str, *, with_examples: bool) -> list[Local]:
@@ -70,12 +72,26 @@ def read_benchmark(name: str, place: str, *, with_examples: bool) -> list[Local]
     """
     benchmark, path = BENCHMARKS[name], Path(place)
     wanted = [benchmark.measured, *([benchmark.examples] if with_examples and benchmark.examples else [])]
+    if benchmark.subject is not None:
+        return _by_subject(benchmark, {split: benchmark.read(_file(benchmark, path, split)) for split in wanted})
     if "{}" not in benchmark.task:
         return [Local(benchmark.task, {split: benchmark.read(_file(benchmark, path, split)) for split in wanted})]
     found = []
     for subject in _subjects(benchmark, path):
         splits = {split: benchmark.read(_file(benchmark, path, split, subject)) for split in wanted}
         found.append(Local(benchmark.task.format(subject), splits))
+    return found
+
+
+def _by_subject(benchmark: Benchmark, splits: Mapping[str, Rows]) -> list[Local]:
+    """A task for each subject of the items, with its items and its examples."""
+    column = benchmark.subject or ""
+    found = []
+    for subject in sorted({row[column] for row in splits[benchmark.measured]}):
+        own = {split: [row for row in rows if row[column] == subject] for split, rows in splits.items()}
+        if lacking := next((split for split, rows in own.items() if not rows), None):
+            raise UserError(f"no row of the split {lacking} is of {subject}", mend="take both files of one release")
+        found.append(Local(benchmark.task.format(subject.replace(" ", "_")), own))
     return found
 
 
@@ -181,6 +197,15 @@ def _gsm8k(record: Record) -> dict[str, Any]:
     return row
 
 
+def _mmlu_pro(record: Record) -> dict[str, Any]:
+    """Wang et al. 2024: `test-00000-of-00001.parquet`; the examples' `cot_content` is read by harness."""
+    options = record.get("options")
+    if not isinstance(options, list) or not 1 < len(options) <= 10 or not all(isinstance(one, str) for one in options):
+        raise UserError(f"options must be a list of 2 to 10 texts, not {shorten(options)}")
+    texts = {key: _text(record, key) for key in ("question", "cot_content", "category")}
+    return {**texts, "options": options, "answer": _one_of(record.get("answer"), list("ABCDEFGHIJ"), "answer")}
+
+
 def _piqa(file: Path) -> Rows:
     """Bisk et al. 2020: `valid.jsonl`, and beside it `valid-labels.lst`, a line for each of its lines."""
     beside = file.with_name(f"{file.stem}-labels.lst")
@@ -237,6 +262,24 @@ def _bbh(file: Path) -> Rows:
             rows.append({key: _text(record, key) for key in ("input", "target")})
         except UserError as error:
             raise error.at(f"{file}#row {number}") from None
+    return rows
+
+
+def _triviaqa(file: Path) -> Rows:
+    """Joshi et al. 2017: `web-dev.json` and beside it `wikipedia-dev.json`, whose questions are asked without a text."""
+    beside = file.with_name(file.name.replace("web", "wikipedia"))
+    rows = []
+    for one in dict.fromkeys([file, *([beside] if beside.is_file() else [])]):
+        for number, record in enumerate(_object(one, "Data"), 1):
+            answer = record.get("Answer") if isinstance(record, Mapping) else None
+            aliases = answer.get("Aliases") if isinstance(answer, Mapping) else None
+            where = f"{one}#row {number}"
+            if not isinstance(aliases, list) or not aliases or not all(isinstance(alias, str) for alias in aliases):
+                raise UserError(f"Answer must hold a list of Aliases, not {shorten(answer)}", where=where)
+            try:
+                rows.append({"question": _text(record, "Question"), "answer": {"aliases": aliases}})
+            except UserError as error:
+                raise error.at(where) from None
     return rows
 
 
@@ -325,6 +368,28 @@ BENCHMARKS: dict[str, Benchmark] = {
         examples="train",
         files={"test": _lines("test"), "train": _lines("train")},
         read=_by_record(_gsm8k),
+        shots=5,
+    ),
+    "mmlu_pro": Benchmark(
+        folder="mmlu_pro",
+        task="mmlu_pro_{}",
+        measured="test",
+        examples="validation",
+        files={
+            "test": ("test-00000-of-00001.parquet", "test.jsonl"),
+            "validation": ("validation-00000-of-00001.parquet", "validation.jsonl"),
+        },
+        read=_by_record(_mmlu_pro),
+        shots=5,
+        subject="category",
+    ),
+    "triviaqa": Benchmark(
+        folder="triviaqa",
+        task="triviaqa",
+        measured="validation",
+        examples="train",
+        files={"validation": ("web-dev.json",), "train": ("web-train.json",)},
+        read=_triviaqa,
         shots=5,
     ),
     "bbh": Benchmark(

@@ -150,7 +150,7 @@ def measure(loaded: Any, task: EvalTask, items: Items) -> Scores:
     from lm_eval import __version__ as version
     from lm_eval.evaluator import evaluate
 
-    from smolalign.eval.harness_model import HarnessModel
+    from smolalign.eval.harness_model import MAX_NEW_TOKENS, HarnessModel
 
     model = HarnessModel(loaded.model, loaded.tokenizer, loaded.batch_size, loaded.progress)
     _set_examples(items.tasks, shots(task))
@@ -172,7 +172,7 @@ def measure(loaded: Any, task: EvalTask, items: Items) -> Scores:
         "tasks": len(items.tasks),
         "items": len(items),
         "num_fewshot": shots(task),
-        "decoding": dict(first.get_config("generation_kwargs")) if generates else None,
+        "decoding": {"max_gen_toks": MAX_NEW_TOKENS, **first.get_config("generation_kwargs")} if generates else None,
         "template": _template(loaded.tokenizer) if task.chat else None,
         "contexts_cut": model.cut,
         "harness": version,

@@ -226,6 +226,8 @@ BenchmarkName = Literal[
     "mmlu",
     "mmlu_cloze",
     "gsm8k",
+    "mmlu_pro",
+    "triviaqa",
     "bbh",
 ]
 
@@ -243,7 +245,8 @@ class EvalTask(Strict):
     files: str | None = None
     """For `benchmark`: the folder of its files, as its authors published them; without it, it is read from the Hub."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
-    """For `benchmark`: examples in front of each item; by default 5 for mmlu and gsm8k, 3 for bbh, 0 for others."""
+    """For `benchmark`: examples in front of each item; by default 5 for mmlu, mmlu_pro, gsm8k and triviaqa, 3 for bbh,
+    0 for others."""
     chat: bool = False
     """For `benchmark`: ask through the chat template, examples as turns."""
     max_new_tokens: PositiveInt = 128
