@@ -355,7 +355,7 @@ def test_the_command_line_measures_benchmarks_and_shows_their_errors(
         "arc": {"task": "benchmark", "benchmark": "arc_easy", "files": str(files / "arc_easy"), "chat": True},
         "piqa": {"task": "benchmark", "benchmark": "piqa", "files": str(files / "piqa")},
     }
-    file = recipe(tmp_path, tiny_model, tasks)
+    file = recipe(tmp_path, tiny_model, tasks, models={"one": str(tiny_model), "two": str(tiny_model)})
     checked = cli("check", file)
     assert checked.code == 0, checked.out + checked.err
     assert "hellaswag, 9 rows read" in checked.out
@@ -372,7 +372,9 @@ def test_the_command_line_measures_benchmarks_and_shows_their_errors(
     assert details["arc"]["template"]
     lines = (tmp_path / "out" / "eval" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     samples = [json.loads(line) for line in lines]
-    assert len(samples) == 23
+    assert len(samples) == 46
+    assert [{**sample, "model": "two"} for sample in samples[:23]] == samples[23:], "a second model is asked the same"
+    assert metrics["table"]["one"] == metrics["table"]["two"]
     assert len(samples[0]["log_probs"]) == len(samples[0]["choices"]) == 4
     again = cli("eval", file, "--out", tmp_path / "out")
     assert "cached" in again.out
