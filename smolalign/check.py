@@ -61,6 +61,7 @@ def check_steps(
             *_check_inputs(name, recipe, chain),
             *_check_call_tasks(name, recipe, chain),
             *_check_instruction_tasks(name, recipe, chain),
+            *_check_benchmarks(name, recipe),
             *_check_assembly(name, recipe, chain),
         ]:
             wrong = wrong or finding.problem is not None
@@ -139,6 +140,24 @@ def _check_instruction_tasks(name: str, recipe: Recipe, chain: Chain) -> Iterato
             for reference in filter(is_replies, _models(recipe)):
                 read_replies(resolve_model(reference, recipe, chain.run_folder)[0], prompts)
                 yield Finding(name, f"{reference}: replies to all of them")
+        except UserError as error:
+            yield Finding(name, problem=error.at(recipe.file))
+
+
+def _check_benchmarks(name: str, recipe: Recipe) -> Iterator[Finding]:
+    """That benchmarks can be measured, and that their files are in order where they are local."""
+    tasks = recipe.step.tasks.values() if isinstance(recipe.step, EvalStep) else ()
+    for task in (task for task in tasks if task.benchmark is not None):
+        from smolalign.eval.benchmark_files import read_benchmark
+        from smolalign.eval.harness import require_harness, shots
+
+        try:
+            require_harness()
+            if task.files is not None:
+                place = resolve_beside(task.files, recipe)[0]
+                found = read_benchmark(task.benchmark or "", place, with_examples=shots(task) > 0)
+                items = sum(len(one.measured) for one in found)
+                yield Finding(name, f"{task.files}: {task.benchmark}, {_counted(items)} read")
         except UserError as error:
             yield Finding(name, problem=error.at(recipe.file))
 

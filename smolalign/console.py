@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from rich.cells import cell_len, set_cell_size
@@ -144,14 +144,22 @@ def print_stage_table(metrics: Mapping[str, Any]) -> None:
     rows: Mapping[str, Mapping[str, float]] = metrics["table"]
     longest = max(rows.values(), key=len)
     columns = [*longest, *(column for row in rows.values() for column in row if column not in longest)]
-    for beside in _side_by_side(list(dict.fromkeys(columns)), out.width - max(map(cell_len, rows)) - 2):
+    errors = {name: _standard_errors(tasks) for name, tasks in metrics.get("details", {}).items()}
+    wide = {column for row in errors.values() for column in row}
+    for beside in _side_by_side(list(dict.fromkeys(columns)), out.width - max(map(cell_len, rows)) - 2, wide):
         table = Table(header_style="bold", box=None, padding=(0, 1))
         table.add_column("", no_wrap=True)
         for column in beside:
             table.add_column("\n".join(_words(column)), justify="right", no_wrap=True)
         for name, row in rows.items():
-            table.add_row(name, *(_cell(column, row.get(column)) for column in beside))
+            own = errors.get(name, {})
+            table.add_row(name, *(_cell(column, row.get(column), own.get(column)) for column in beside))
         out.print(table)
+
+
+def _standard_errors(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Those of a model's figures, by column."""
+    return {f"{title}.{name}": error for title, one in tasks.items() for name, error in one.get("stderr", {}).items()}
 
 
 def _words(column: str) -> list[str]:
@@ -159,12 +167,18 @@ def _words(column: str) -> list[str]:
     return column.replace(".", "_").split("_")
 
 
-def _side_by_side(columns: Sequence[str], room: int) -> list[list[str]]:
-    """The columns in tables of at most that width, a measurement's together where they fit."""
+def _side_by_side(columns: Sequence[str], room: int, wide: Set[str]) -> list[list[str]]:
+    """The columns in tables of at most that width, a measurement's together where they fit.
+
+    Args:
+        columns: their names.
+        room: width, in cells of the screen.
+        wide: those whose values have a standard error.
+    """
     tables: list[list[str]] = [[]]
 
     def width(names: Sequence[str]) -> int:
-        return sum(max(5, *map(cell_len, _words(name))) + 2 for name in names)
+        return sum(max(12 if name in wide else 5, *map(cell_len, _words(name))) + 2 for name in names)
 
     for _, group in itertools.groupby(columns, key=lambda column: column.partition(".")[0]):
         together = list(group)
@@ -310,7 +324,9 @@ def print_marked(title: str, parts: Sequence[tuple[str, bool]], footer: str) -> 
     out.print(f"[dim]{escape(footer)}[/dim]")
 
 
-def _cell(column: str, value: float | None) -> str:
+def _cell(column: str, value: float | None, error: float | None = None) -> str:
     if value is None:
         return "–"
-    return f"{value:.3f}" if column.endswith(".loss") else f"{100 * value:.1f}"
+    if column.endswith(".loss"):
+        return f"{value:.3f}"
+    return f"{100 * value:.1f}" + (f" ± {100 * error:.1f}" if error is not None else "")

@@ -113,6 +113,7 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
                 update={
                     "data": [source(item) for item in task.data],
                     "possible_answer": beside(task.possible_answer),
+                    "files": beside(task.files),
                 }
             )
             for name, task in recipe.step.tasks.items()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from smolalign.data.gather import gather_sources
 from smolalign.eval.bfcl import read_bfcl
 from smolalign.eval.call_items import CallItem
 from smolalign.eval.generate import generate
+from smolalign.eval.harness import Items, read_items
 from smolalign.eval.ifeval.items import Prompt, read_prompts, read_replies
 from smolalign.eval.kinds import ROWS_OF_TASK
 from smolalign.eval.tasks import TASKS, Loaded, Measured, reward_accuracy
@@ -26,6 +28,8 @@ from smolalign.rows import Message, Row
 from smolalign.store import write_text
 from smolalign.vocabulary import fit_vocabulary
 
+# What a task asks: rows, calls, prompts, or a benchmark's items.
+Asked = Sequence[Row | CallItem | Prompt] | Items
 # The measurements of given answers, which need a template that marks where an answer stands.
 SCORED = ("preference", "loss")
 
@@ -34,18 +38,24 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
     """Measure the models of a recipe and write `samples.jsonl`; the table and the showcase are in the metrics."""
     order = _references_first(step)
     rows, data_report = _rows(step, folder)
-    given = _given(step, [prompt for found in rows.values() for prompt in found if isinstance(prompt, Prompt)])
+    given = _given(step, rows)
     outputs: dict[tuple[str, str], Measured] = {}
     showcase: list[dict[str, Any]] = []
     for number, name in enumerate(order):
         loaded = given[name] if name in given else _load(step, name, report)
         for done, (title, task) in enumerate(step.tasks.items()):
             steps_done = number * len(step.tasks) + done
-            report.progress(Progress(f"eval {name}: {title}", steps_done, len(order) * len(step.tasks), "tasks"))
+            what = f"eval {name}: {title}"
+            report.progress(Progress(what, steps_done, len(order) * len(step.tasks), "tasks"))
+            loaded = replace(loaded, progress=partial(_tell, report, what))
             measured = TASKS[task.task](loaded, task, rows[title])
             if task.reference is not None and _comes_after(step, name, task.reference):
                 measured = _with_reward(measured, outputs[task.reference, title])
             outputs[name, title] = measured
+            if cut := measured.details.get("contexts_cut"):
+                report.say(
+                    f"{name}: {title}: {cut} contexts are longer than the model reads, and cut at their beginning"
+                )
         if name == list(step.models)[-1] and name not in given:
             showcase = _showcase(loaded, step.showcase)
     lines = [
@@ -63,8 +73,15 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
     return Outcome(metrics, data_report)
 
 
-def _given(step: EvalStep, prompts: Sequence[Prompt]) -> dict[str, Loaded]:
+def _tell(report: Reporter, what: str, done: int, total: int) -> None:
+    report.progress(Progress(what, done, total, "answers"))
+
+
+def _given(step: EvalStep, rows: Mapping[str, Asked]) -> dict[str, Loaded]:
     """The files of replies among the models, by name."""
+    prompts = [
+        one for asked in rows.values() if not isinstance(asked, Items) for one in asked if isinstance(one, Prompt)
+    ]
     return {
         name: Loaded(None, None, step.batch_size, step.seed, read_replies(model, prompts))
         for name, model in step.models.items()
@@ -74,7 +91,8 @@ def _given(step: EvalStep, prompts: Sequence[Prompt]) -> dict[str, Loaded]:
 
 def _load(step: EvalStep, name: str, report: Reporter) -> Loaded:
     tokenizer = load_tokenizer(step.models[name], step.template)
-    if not tokenizer.chat_template or any(task.task in SCORED for task in step.tasks.values()):
+    asks = bool(step.showcase) or any(task.task != "benchmark" or task.chat for task in step.tasks.values())
+    if (asks and not tokenizer.chat_template) or any(task.task in SCORED for task in step.tasks.values()):
         require_trainable_template(tokenizer)
     if is_adapter(Path(step.models[name])):
         report.say(f"{name}: {merging(Path(step.models[name]))}")
@@ -89,12 +107,16 @@ def _references_first(step: EvalStep) -> list[str]:
     return [name for name in step.models if name in references] + [n for n in step.models if n not in references]
 
 
-def _rows(step: EvalStep, folder: Path) -> tuple[dict[str, Sequence[Row | CallItem | Prompt]], list[dict[str, Any]]]:
+def _rows(step: EvalStep, folder: Path) -> tuple[dict[str, Asked], list[dict[str, Any]]]:
     """Rows of each task, a seeded sample where `max_rows` asks for one, and the report on their sources."""
-    rows: dict[str, Sequence[Row | CallItem | Prompt]] = {}
+    rows: dict[str, Asked] = {}
     report: list[dict[str, Any]] = []
     for number, (title, task) in enumerate(step.tasks.items()):
         found: Sequence[Row | CallItem | Prompt]
+        if task.task == "benchmark":
+            rows[title] = read_items(task, step.seed)
+            report.append({"task": title, "source": task.files or "the Hub", "rows_out": len(rows[title])})
+            continue
         if task.reads_whole():
             found = read_bfcl(task.data, task.possible_answer) if task.is_bfcl() else read_prompts(task.data)
             report.append({"task": title, "source": ", ".join(s.source for s in task.data), "rows_out": len(found)})

@@ -12,6 +12,7 @@ from smolalign.chat.render import render_chat, render_pair, render_prompt
 from smolalign.eval.call_items import CallItem, items_of, judge_reply
 from smolalign.eval.call_match import CLASSES
 from smolalign.eval.generate import Generated, generate, log_probs
+from smolalign.eval.harness import Items, measure
 from smolalign.eval.ifeval.figures import accuracies
 from smolalign.eval.ifeval.items import Prompt
 from smolalign.eval.ifeval.verdict import check
@@ -21,13 +22,15 @@ from smolalign.rows import Chat, Message, Pair, ToolCall, message_to_openai
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model under measurement; `given` are replies by prompt where a file of them stands in its place."""
+    """A model under measurement; `given` are replies by prompt where a file of them stands in its place. `progress` is
+    told what is done, and of how many, by tasks of many answers."""
 
     model: Any
     tokenizer: Any
     batch_size: int
     seed: int
     given: Mapping[str, str] | None = None
+    progress: Callable[[int, int], None] = lambda done, total: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +184,20 @@ def ifeval(loaded: Loaded, task: EvalTask, prompts: Sequence[Prompt]) -> Measure
     return Measured(metrics, samples, details=details)
 
 
-TASKS: dict[str, Callable[[Loaded, EvalTask, Sequence[Any]], Measured]] = {
+def benchmark(loaded: Loaded, task: EvalTask, items: Items) -> Measured:
+    """The scores of a published benchmark, by lm-evaluation-harness."""
+    scores = measure(loaded, task, items)
+    return Measured(scores.means, scores.samples, details=scores.details)
+
+
+TASKS: dict[str, Callable[[Loaded, EvalTask, Any], Measured]] = {
     "exact": exact,
     "style": style,
     "preference": preference,
     "tool_calls": tool_calls,
     "loss": loss,
     "ifeval": ifeval,
+    "benchmark": benchmark,
 }
 
 

@@ -215,16 +215,42 @@ class SmoltalkStep(AssemblyStep):
     kind: Literal["smoltalk"]
 
 
+BenchmarkName = Literal[
+    "hellaswag",
+    "arc_easy",
+    "arc_challenge",
+    "piqa",
+    "winogrande",
+    "openbookqa",
+    "commonsense_qa",
+    "mmlu",
+    "mmlu_cloze",
+    "gsm8k",
+    "mmlu_pro",
+    "triviaqa",
+    "bbh",
+]
+
+
 class EvalTask(Strict):
     """One measurement."""
 
-    task: Literal["exact", "style", "preference", "tool_calls", "loss", "ifeval"]
-    """Exact answers, style of sampled replies, preference between answers, function calls, held-out loss, or whether
-    instructions are followed (IFEval)."""
-    data: Annotated[list[DataSource], Field(min_length=1)]
-    """Held-out rows."""
+    task: Literal["exact", "style", "preference", "tool_calls", "loss", "ifeval", "benchmark"]
+    """Exact answers, style of sampled replies, preference between answers, function calls, held-out loss, whether
+    instructions are followed (IFEval), or a published benchmark."""
+    data: list[DataSource] = Field(default_factory=list)
+    """Held-out rows; a benchmark has its own."""
+    benchmark: BenchmarkName | None = None
+    """For `benchmark`: which one."""
+    files: str | None = None
+    """For `benchmark`: the folder of its files, as its authors published them; without it, it is read from the Hub."""
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    """For `benchmark`: examples in front of each item; by default 5 for mmlu, mmlu_pro, gsm8k and triviaqa, 3 for bbh,
+    0 for others."""
+    chat: bool = False
+    """For `benchmark`: ask through the chat template, examples as turns."""
     max_new_tokens: PositiveInt = Field(default_factory=lambda given: 1280 if given.get("task") == "ifeval" else 128)
-    """Longest reply, in tokens: 128, and 1280 for `ifeval`."""
+    """Longest reply, in tokens: 128, and 1280 for `ifeval`; a benchmark has its own."""
     max_rows: PositiveInt | None = None
     """Measure on a random sample of so many rows."""
     reference: str | None = None
@@ -244,6 +270,19 @@ class EvalTask(Strict):
     def reads_whole(self) -> bool:
         """Whether the data are a benchmark's own files, which no assembly reads."""
         return self.is_bfcl() or self.task == "ifeval"
+
+    @model_validator(mode="after")
+    def a_benchmark_has_its_own_rows(self) -> EvalTask:
+        if self.task == "benchmark":
+            if self.benchmark is None or self.data:
+                raise ValueError("task: benchmark takes benchmark, the name of one, and files in place of data")
+            return self
+        given = {"benchmark": self.benchmark, "files": self.files, "num_fewshot": self.num_fewshot, "chat": self.chat}
+        if name := next((name for name, value in given.items() if value not in (None, False)), None):
+            raise ValueError(f"{name} is for task: benchmark, this one is {self.task}")
+        if not self.data:
+            raise ValueError("data is missing")
+        return self
 
     @model_validator(mode="after")
     def fields_fit_the_task(self) -> EvalTask:
