@@ -413,7 +413,7 @@ def test_a_wrong_recipe_is_told_in_one_line(
     ran = cli("eval", recipe(tmp_path, tiny_model, {"x": fields}), "--out", tmp_path / "out")
     assert ran.code == 2
     assert told in ran.err
-    assert "Traceback" not in ran.err
+    assert ran.err.count("\n") == 1
 
 
 def test_without_harness_the_mend_is_told(

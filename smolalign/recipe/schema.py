@@ -249,7 +249,7 @@ class EvalTask(Strict):
     0 for others."""
     chat: bool = False
     """For `benchmark`: ask through the chat template, examples as turns."""
-    max_new_tokens: PositiveInt = Field(default_factory=lambda given: 1280 if given.get("task") == "ifeval" else 128)
+    max_new_tokens: PositiveInt = 128
     """Longest reply, in tokens: 128, and 1280 for `ifeval`; a benchmark has its own."""
     max_rows: PositiveInt | None = None
     """Measure on a random sample of so many rows."""
@@ -262,6 +262,11 @@ class EvalTask(Strict):
     possible_answer: str | None = None
     """For `tool_calls` on the Berkeley leaderboard's questions (`format: bfcl`): the file of answers that are allowed,
     or the folder that holds one named like each file of questions. Irrelevance sets have none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def ifeval_asks_for_long_replies(cls, given: Any) -> Any:
+        return {"max_new_tokens": 1280, **given} if isinstance(given, dict) and given.get("task") == "ifeval" else given
 
     def is_bfcl(self) -> bool:
         """Whether the rows are read with their possible answers, in place of an assembly."""
