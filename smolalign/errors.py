@@ -60,6 +60,14 @@ class UserErrors(UserError):
         return "\n".join(error.line() for error in self.errors)
 
 
+def require_no_wrong_rows(errors: Sequence[UserError], most: int = 10) -> None:
+    """Raises UserError where there are any, which tells the first ones and counts the others."""
+    if not errors:
+        return
+    more = [UserError(f"{len(errors) - most} rows more are wrong")] if len(errors) > most else []
+    raise UserErrors([*errors[:most], *more]) if len(errors) > 1 else errors[0]
+
+
 def _restored(kind: type[UserError], fields: dict[str, Any]) -> UserError:
     """A mistake told by another process."""
     error = kind.__new__(kind)

@@ -15,7 +15,7 @@ from typing import Any
 from smolalign.data.formats.schemas import with_json_types
 from smolalign.data.records import all_records
 from smolalign.data.strict_json import shorten
-from smolalign.errors import UserError, UserErrors
+from smolalign.errors import UserError, require_no_wrong_rows
 from smolalign.eval.call_items import CallItem
 from smolalign.eval.call_match import Allowed, Expected, Fields, exactly, parameters_of
 from smolalign.recipe.data import DataSource
@@ -24,7 +24,6 @@ from smolalign.rows import ROLES, Message
 IRRELEVANCE = "irrelevance"
 _CATEGORIES = ("simple", "multiple", "parallel", "parallel_multiple", IRRELEVANCE)
 _ID = re.compile(r"(?:v\d_)?(?P<category>[a-z_]+?)(?:_python)?_\d+(?:-\d+)*")
-_ERRORS_TOLD = 10
 
 
 def read_bfcl(sources: Sequence[DataSource], answers: str | None) -> list[CallItem]:
@@ -52,9 +51,7 @@ def read_bfcl(sources: Sequence[DataSource], answers: str | None) -> list[CallIt
                 errors.append(error.at(origin))
     for name in known.keys() - seen:
         errors.append(UserError(f"no question has the id {name}", where=known[name][0]))
-    if errors:
-        more = [UserError(f"{len(errors) - _ERRORS_TOLD} rows more are wrong")] if len(errors) > _ERRORS_TOLD else []
-        raise UserErrors([*errors[:_ERRORS_TOLD], *more]) if len(errors) > 1 else errors[0]
+    require_no_wrong_rows(errors)
     return items
 
 

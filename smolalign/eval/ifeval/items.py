@@ -13,13 +13,11 @@ from typing import Any
 
 from smolalign.data.records import all_records
 from smolalign.data.strict_json import shorten
-from smolalign.errors import UserError, UserErrors
+from smolalign.errors import UserError, require_no_wrong_rows
 from smolalign.eval.ifeval.language import load_detector
 from smolalign.eval.ifeval.sentences import load_learned
 from smolalign.eval.ifeval.verdict import known_arguments
 from smolalign.recipe.data import DataSource
-
-_ERRORS_TOLD = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +58,7 @@ def read_prompts(sources: Sequence[DataSource]) -> list[Prompt]:
                 prompts.append(_prompt(record, origin))
             except UserError as error:
                 errors.append(error.at(origin))
-    if errors:
-        more = [UserError(f"{len(errors) - _ERRORS_TOLD} rows more are wrong")] if len(errors) > _ERRORS_TOLD else []
-        raise UserErrors([*errors[:_ERRORS_TOLD], *more]) if len(errors) > 1 else errors[0]
+    require_no_wrong_rows(errors)
     return prompts
 
 
