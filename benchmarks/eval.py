@@ -27,7 +27,7 @@ from lm_eval.models.huggingface import HFLM  # noqa: E402
 from smolalign.eval.harness import Items, read_items  # noqa: E402
 from smolalign.eval.harness_model import HarnessModel  # noqa: E402
 from smolalign.model import load_model, load_tokenizer, save_model  # noqa: E402
-from smolalign.recipe.schema import EvalTask  # noqa: E402
+from smolalign.recipe.measure import EvalTask  # noqa: E402
 
 WORDS = """
 a man|a woman|the boy|a girl|the cook|two players|the dog|an old teacher|the team|a young painter

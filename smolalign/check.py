@@ -24,7 +24,8 @@ from smolalign.look import (
 )
 from smolalign.recipe.data import DataSource, Filters
 from smolalign.recipe.load import Recipe
-from smolalign.recipe.schema import AssemblyStep, EvalStep, PretrainStep, TrainStep, TuneStep, is_replies
+from smolalign.recipe.measure import is_replies
+from smolalign.recipe.schema import AssemblyStep, EvalStep, PretrainStep, TrainStep, TuneStep
 from smolalign.rows import RowKind
 
 # Rows of each source that are read, rendered and measured.

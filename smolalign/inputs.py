@@ -11,7 +11,7 @@ from smolalign.data.sources import data_files, missing
 from smolalign.errors import UserError
 from smolalign.recipe.data import Benchmark, DataSource
 from smolalign.recipe.load import Recipe
-from smolalign.recipe.schema import is_replies
+from smolalign.recipe.measure import is_replies
 from smolalign.store import digest_files, digest_json, digest_path, read_manifest
 
 

@@ -19,7 +19,7 @@ from smolalign.eval import tasks
 from smolalign.eval.generate import Generated, generate, log_probs
 from smolalign.eval.tasks import Loaded, reward_accuracy, same_calls
 from smolalign.model import load_model, load_tokenizer
-from smolalign.recipe.schema import EvalTask
+from smolalign.recipe.measure import EvalTask
 from smolalign.rows import Chat, Message, Pair, ToolCall
 
 Cli = Callable[..., Ran]

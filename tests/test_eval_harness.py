@@ -25,7 +25,7 @@ from smolalign.eval.benchmark_files import BENCHMARKS, read_benchmark
 from smolalign.eval.harness import Items, measure, read_items, standard_error
 from smolalign.eval.tasks import Loaded
 from smolalign.model import load_model, load_tokenizer
-from smolalign.recipe.schema import EvalTask
+from smolalign.recipe.measure import EvalTask
 
 Cli = Callable[..., Ran]
 COLORS = ["red", "blue", "green", "black", "white"]

@@ -21,7 +21,7 @@ from smolalign.eval.ifeval.figures import accuracies
 from smolalign.eval.ifeval.items import Prompt, read_prompts, read_replies
 from smolalign.eval.ifeval.verdict import Verdict
 from smolalign.recipe.data import DataSource
-from smolalign.recipe.schema import EvalTask
+from smolalign.recipe.measure import EvalTask
 
 Cli = Callable[..., Ran]
 

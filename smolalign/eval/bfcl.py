@@ -15,6 +15,7 @@ from typing import Any
 from smolalign.data.formats.schemas import with_json_types
 from smolalign.data.records import all_records
 from smolalign.data.strict_json import shorten
+from smolalign.data.whole import read_whole
 from smolalign.errors import UserError, require_no_wrong_rows
 from smolalign.eval.call_items import CallItem
 from smolalign.eval.call_match import Allowed, Expected, Fields, exactly, parameters_of
@@ -37,18 +38,8 @@ def read_bfcl(sources: Sequence[DataSource], answers: str | None) -> list[CallIt
         UserError: a row is broken, has no answer where one is due, or an answer has no question.
     """
     known = _read_answers(sources, answers)
-    items: list[CallItem] = []
     seen: set[str] = set()
-    errors: list[UserError] = []
-    for source in sources:
-        found = all_records(source.source, config=source.config, split=source.split, revision=source.revision)
-        for origin, record in found:
-            try:
-                if isinstance(record, UserError):
-                    raise record
-                items.append(_question(record, known, seen, answers))
-            except UserError as error:
-                errors.append(error.at(origin))
+    items, errors = read_whole(sources, lambda record, _: _question(record, known, seen, answers))
     for name in known.keys() - seen:
         errors.append(UserError(f"no question has the id {name}", where=known[name][0]))
     require_no_wrong_rows(errors)

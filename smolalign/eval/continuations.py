@@ -221,7 +221,7 @@ def _fast_products(model: Any) -> Iterator[None]:
         yield
         return
     speeds = measured(config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
-    if speeds.onednn_is_exact and speeds.onednn_seconds < speeds.blas_seconds:
+    if speeds.onednn_is_better:
         torch.set_float32_matmul_precision("medium")
     try:
         yield

@@ -18,7 +18,7 @@ from typing import Any
 
 from smolalign.errors import UserError
 from smolalign.eval.benchmark_files import BENCHMARKS, Benchmark, Local, read_benchmark
-from smolalign.recipe.schema import EvalTask
+from smolalign.recipe.measure import EvalTask
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ from smolalign.eval.kinds import ROWS_OF_TASK
 from smolalign.eval.tasks import TASKS, Loaded, Measured, reward_accuracy
 from smolalign.model import load_model, load_tokenizer, tokens_added
 from smolalign.outcome import Outcome
-from smolalign.recipe.schema import EvalStep, EvalTask, ShowcasePrompt, is_replies
+from smolalign.recipe.measure import EvalTask, ShowcasePrompt, is_replies
+from smolalign.recipe.schema import EvalStep
 from smolalign.report import Progress, Reporter
 from smolalign.rows import Message, Row
 from smolalign.store import write_text

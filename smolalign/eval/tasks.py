@@ -16,7 +16,7 @@ from smolalign.eval.harness import Items, measure
 from smolalign.eval.ifeval.figures import accuracies
 from smolalign.eval.ifeval.items import Prompt
 from smolalign.eval.ifeval.verdict import check
-from smolalign.recipe.schema import EvalTask
+from smolalign.recipe.measure import EvalTask
 from smolalign.rows import Chat, Message, Pair, ToolCall, message_to_openai
 
 

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from smolalign.recipe.block import Fraction, PositiveInt, Strict
 from smolalign.recipe.data import DataSource, Decontaminate, Deduplicate, Filters
 from smolalign.recipe.held_out import is_held_out_source, is_held_out_split
+from smolalign.recipe.measure import EvalTask, ShowcasePrompt, is_replies
 
 # A step's name is a folder's name, and stands before a dot in overrides.
 StepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
@@ -213,114 +214,6 @@ class SmoltalkStep(AssemblyStep):
     """Assemble a mixture of rows from several sources."""
 
     kind: Literal["smoltalk"]
-
-
-BenchmarkName = Literal[
-    "hellaswag",
-    "arc_easy",
-    "arc_challenge",
-    "piqa",
-    "winogrande",
-    "openbookqa",
-    "commonsense_qa",
-    "mmlu",
-    "mmlu_cloze",
-    "gsm8k",
-    "mmlu_pro",
-    "triviaqa",
-    "bbh",
-]
-
-
-class EvalTask(Strict):
-    """One measurement."""
-
-    task: Literal["exact", "style", "preference", "tool_calls", "loss", "ifeval", "benchmark"]
-    """Exact answers, style of sampled replies, preference between answers, function calls, held-out loss, whether
-    instructions are followed (IFEval), or a published benchmark."""
-    data: list[DataSource] = Field(default_factory=list)
-    """Held-out rows; a benchmark has its own."""
-    benchmark: BenchmarkName | None = None
-    """For `benchmark`: which one."""
-    files: str | None = None
-    """For `benchmark`: the folder of its files, as its authors published them; without it, it is read from the Hub."""
-    num_fewshot: Annotated[int, Field(ge=0)] | None = None
-    """For `benchmark`: examples in front of each item; by default 5 for mmlu, mmlu_pro, gsm8k and triviaqa, 3 for bbh,
-    0 for others."""
-    chat: bool = False
-    """For `benchmark`: ask through the chat template, examples as turns."""
-    max_new_tokens: PositiveInt = 128
-    """Longest reply, in tokens: 128, and 1280 for `ifeval`; a benchmark has its own."""
-    max_rows: PositiveInt | None = None
-    """Measure on a random sample of so many rows."""
-    reference: str | None = None
-    """For `preference`: the model against which the reward is measured, one of `models`."""
-    max_words: PositiveInt | None = None
-    """For `style`: a reply of more words is too long."""
-    unwanted: list[str] = Field(default_factory=list)
-    """For `style`: phrases that no reply should hold."""
-    possible_answer: str | None = None
-    """For `tool_calls` on the Berkeley leaderboard's questions (`format: bfcl`): the file of answers that are allowed,
-    or the folder that holds one named like each file of questions. Irrelevance sets have none."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def ifeval_asks_for_long_replies(cls, given: Any) -> Any:
-        return {"max_new_tokens": 1280, **given} if isinstance(given, dict) and given.get("task") == "ifeval" else given
-
-    def is_bfcl(self) -> bool:
-        """Whether the rows are read with their possible answers, in place of an assembly."""
-        return any(source.format == "bfcl" for source in self.data)
-
-    def reads_whole(self) -> bool:
-        """Whether the data are a benchmark's own files, which no assembly reads."""
-        return self.is_bfcl() or self.task == "ifeval"
-
-    @model_validator(mode="after")
-    def a_benchmark_has_its_own_rows(self) -> EvalTask:
-        if self.task == "benchmark":
-            if self.benchmark is None or self.data:
-                raise ValueError("task: benchmark takes benchmark, the name of one, and files in place of data")
-            return self
-        given = {"benchmark": self.benchmark, "files": self.files, "num_fewshot": self.num_fewshot, "chat": self.chat}
-        if name := next((name for name, value in given.items() if value not in (None, False)), None):
-            raise ValueError(f"{name} is for task: benchmark, this one is {self.task}")
-        if not self.data:
-            raise ValueError("data is missing")
-        return self
-
-    @model_validator(mode="after")
-    def fields_fit_the_task(self) -> EvalTask:
-        given = {"possible_answer": self.possible_answer, "format: bfcl": self.is_bfcl()}
-        if self.task != "tool_calls" and (name := next((name for name, value in given.items() if value), None)):
-            raise ValueError(f"{name} is for task: tool_calls, this one is {self.task}")
-        if self.possible_answer is not None and not self.is_bfcl():
-            raise ValueError("possible_answer is for sources with format: bfcl")
-        if not self.reads_whole():
-            return self
-        for source in self.data:
-            read = {name: getattr(source, name) for name in ("source", "config", "split", "revision")}
-            if source != DataSource(**read, format="bfcl" if self.is_bfcl() else "auto"):
-                of = "with format: bfcl" if self.is_bfcl() else "of task: ifeval"
-                what = f"sources {of} stand alone and are read whole: of other fields only config, split"
-                raise ValueError(f"{what} and revision; max_rows of the task takes a sample")
-        return self
-
-
-def is_replies(model: str) -> bool:
-    """Whether what stands for a model is a file of replies."""
-    return model.endswith(".jsonl")
-
-
-class ShowcasePrompt(Strict):
-    """A prompt whose answer is shown when the chain ends."""
-
-    prompt: str
-    """The user's turn."""
-    system: str | None = None
-    """A system turn before it."""
-    tools: list[dict[str, Any]] = Field(default_factory=list)
-    """JSON schemas of the tools on offer."""
 
 
 class EvalStep(Step):

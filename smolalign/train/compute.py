@@ -234,7 +234,7 @@ def _products(step: TrainStep, machine: Machine, precision: str) -> Choice:
     speeds = machine.speeds
     if speeds is None:
         return Choice("blas", "PyTorch's own", field)
-    if speeds.onednn_is_exact and speeds.onednn_seconds < speeds.blas_seconds:
+    if speeds.onednn_is_better:
         gain = speeds.blas_seconds / speeds.onednn_seconds
         return Choice("onednn", f"measured: {gain:.2f} times as fast as PyTorch's own, rounded as finely", field)
     why = "oneDNN is not faster here" if speeds.onednn_is_exact else "oneDNN would round fp32 here"

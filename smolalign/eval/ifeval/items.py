@@ -13,6 +13,7 @@ from typing import Any
 
 from smolalign.data.records import all_records
 from smolalign.data.strict_json import shorten
+from smolalign.data.whole import read_whole
 from smolalign.errors import UserError, require_no_wrong_rows
 from smolalign.eval.ifeval.language import load_detector
 from smolalign.eval.ifeval.sentences import load_learned
@@ -47,17 +48,7 @@ def read_prompts(sources: Sequence[DataSource]) -> list[Prompt]:
     """
     load_learned()
     load_detector()
-    prompts: list[Prompt] = []
-    errors: list[UserError] = []
-    for source in sources:
-        found = all_records(source.source, config=source.config, split=source.split, revision=source.revision)
-        for origin, record in found:
-            try:
-                if isinstance(record, UserError):
-                    raise record
-                prompts.append(_prompt(record, origin))
-            except UserError as error:
-                errors.append(error.at(origin))
+    prompts, errors = read_whole(sources, _prompt)
     require_no_wrong_rows(errors)
     return prompts
 
