@@ -150,7 +150,7 @@ class HarnessModel(TemplateLM):
         if room < 1:
             raise UserError(
                 f"the task asks for {settings['max_gen_toks']} new tokens, and the model reads {self.max_length}",
-                mend="set max_new_tokens to less",
+                mend="take a model that reads more",
             )
         ids = self.tok_encode(context)
         self.cut += len(ids) > room
