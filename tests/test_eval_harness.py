@@ -22,8 +22,9 @@ from lm_eval.models.huggingface import HFLM
 
 from smolalign.errors import UserError
 from smolalign.eval.benchmark_files import BENCHMARKS, read_benchmark
-from smolalign.eval.harness import Items, measure, read_items, standard_error
+from smolalign.eval.harness import Items, measure, read_items
 from smolalign.eval.tasks import Loaded
+from smolalign.eval.uncertainty import standard_error
 from smolalign.model import load_model, load_tokenizer
 from smolalign.recipe.measure import EvalTask
 

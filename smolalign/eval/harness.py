@@ -18,6 +18,7 @@ from typing import Any
 
 from smolalign.errors import UserError
 from smolalign.eval.benchmark_files import BENCHMARKS, Benchmark, Local, read_benchmark
+from smolalign.eval.uncertainty import standard_error
 from smolalign.recipe.measure import EvalTask
 
 
@@ -179,11 +180,6 @@ def measure(loaded: Any, task: EvalTask, items: Items) -> Scores:
     }
     means = {metric: statistics.fmean(found) for metric, found in values.items()}
     return Scores(means, details, [_sample(sample) for sample in samples])
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Of the mean: the sample's standard deviation over the root of its size; 0 for a single value."""
-    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
 def _values(samples: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

@@ -19,7 +19,7 @@ from smolalign.eval.generate import generate
 from smolalign.eval.harness import Items, read_items
 from smolalign.eval.ifeval.items import Prompt, read_prompts, read_replies
 from smolalign.eval.kinds import ROWS_OF_TASK
-from smolalign.eval.tasks import TASKS, Loaded, Measured, reward_accuracy
+from smolalign.eval.tasks import TASKS, Loaded, Measured
 from smolalign.model import load_model, load_tokenizer, tokens_added
 from smolalign.outcome import Outcome
 from smolalign.recipe.measure import EvalTask, ShowcasePrompt, is_replies
@@ -48,11 +48,10 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
             steps_done = number * len(step.tasks) + done
             what = f"eval {name}: {title}"
             report.progress(Progress(what, steps_done, len(order) * len(step.tasks), "tasks"))
-            loaded = replace(loaded, progress=partial(_tell, report, what))
-            measured = TASKS[task.task](loaded, task, rows[title])
-            if task.reference is not None and _comes_after(step, name, task.reference):
-                measured = _with_reward(measured, outputs[task.reference, title])
-            outputs[name, title] = measured
+            before = task.reference if task.reference and _comes_after(step, name, task.reference) else None
+            reference = outputs[before, title].samples if before else None
+            loaded = replace(loaded, progress=partial(_tell, report, what), reference=reference)
+            measured = outputs[name, title] = TASKS[task.task](loaded, task, rows[title])
             if cut := measured.details.get("contexts_cut"):
                 report.say(
                     f"{name}: {title}: {cut} contexts are longer than the model reads, and cut at their beginning"
@@ -134,12 +133,6 @@ def _rows(step: EvalStep, folder: Path) -> tuple[dict[str, Asked], list[dict[str
 def _comes_after(step: EvalStep, name: str, reference: str) -> bool:
     stages = list(step.models)
     return stages.index(name) > stages.index(reference)
-
-
-def _with_reward(measured: Measured, reference: Measured) -> Measured:
-    """The measurement with the reward accuracy of a model against its reference."""
-    accuracy = reward_accuracy(measured.samples, reference.samples)
-    return replace(measured, metrics={"reward_accuracy": accuracy, **measured.metrics})
 
 
 def _table_row(name: str, tasks: dict[str, EvalTask], outputs: dict[tuple[str, str], Measured]) -> dict[str, float]:

@@ -22,8 +22,13 @@ from smolalign.rows import Chat, Message, Pair, ToolCall, message_to_openai
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model under measurement; `given` are replies by prompt where a file of them stands in its place. `progress` is
-    told what is done, and of how many, by tasks of many answers."""
+    """A model under measurement.
+
+    Attributes:
+        given: replies by prompt, where a file of them stands in the model's place.
+        progress: told what is done, and of how many, by tasks of many answers.
+        reference: of the task's own reference, where it has one and this is another model: the samples, row by row.
+    """
 
     model: Any
     tokenizer: Any
@@ -31,6 +36,7 @@ class Loaded:
     seed: int
     given: Mapping[str, str] | None = None
     progress: Callable[[int, int], None] = lambda done, total: None
+    reference: Sequence[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ def style(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
 
 
 def preference(loaded: Loaded, task: EvalTask, rows: Sequence[Pair]) -> Measured:
-    """Log-probabilities of both answers of each pair; `run` turns them into reward accuracy against the reference."""
+    """Share of pairs whose chosen answer is likelier, and the reward accuracy against the reference."""
     pairs = [render_pair(loaded.tokenizer, row) for row in rows]
     sides = [
         ([*pair.prompt_ids, *answer], [False] * len(pair.prompt_ids) + [True] * len(answer))
@@ -86,7 +92,8 @@ def preference(loaded: Loaded, task: EvalTask, rows: Sequence[Pair]) -> Measured
         for row, chosen, rejected in zip(rows, scores[::2], scores[1::2], strict=True)
     ]
     likelier = [s["log_prob_chosen"] > s["log_prob_rejected"] for s in samples]
-    return Measured({"chosen_likelier": _share(likelier)}, samples)
+    rewards = {} if loaded.reference is None else {"reward_accuracy": reward_accuracy(samples, loaded.reference)}
+    return Measured({**rewards, "chosen_likelier": _share(likelier)}, samples)
 
 
 def tool_calls(loaded: Loaded, task: EvalTask, rows: Sequence[Chat | CallItem]) -> Measured:
