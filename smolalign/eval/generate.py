@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     sample_seed: int | None = None,
+    answered: Callable[[int, Generated], None] = lambda index, reply: None,
+    known: Mapping[int, Generated] | None = None,
 ) -> list[Generated]:
     """Reply to each prompt, in batches of similar length.
 
@@ -38,12 +40,15 @@ def generate(
         max_new_tokens: longest reply, in tokens.
         batch_size: prompts at once.
         sample_seed: None decodes greedily; a seed samples at temperature 1 from the whole distribution.
+        answered: told the index of each prompt and its reply, as soon as it is finished.
+        known: replies by index that an earlier run found, which are not generated again.
 
     Returns:
         One reply a prompt, in the prompts' order.
     """
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    replies: list[Generated | None] = [None] * len(prompts)
+    # What was sampled depends on all that was sampled before it.
+    found = dict(known or {}) if sample_seed is None else {}
     # Named one and all, since a model's own generation config counts where nothing is said.
     sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
     if sample_seed is not None:
@@ -52,6 +57,9 @@ def generate(
     stop = tokenizer.eos_token_id
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
+        # The batches stay those of a run that was not cut off, so that their replies are the same to the bit.
+        if all(index in found for index in batch):
+            continue
         width = max(len(prompts[index]) for index in batch)
         ids = [[tokenizer.pad_token_id] * (width - len(prompts[i])) + list(prompts[i]) for i in batch]
         mask = [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in batch]
@@ -67,22 +75,32 @@ def generate(
         for index, row in zip(batch, output[:, width:].tolist(), strict=True):
             stopped = stop in row
             kept = row[: row.index(stop)] if stopped else row
-            replies[index] = Generated(tokenizer.decode(kept, skip_special_tokens=True), stopped)
-    return [reply for reply in replies if reply is not None]
+            found[index] = Generated(tokenizer.decode(kept, skip_special_tokens=True), stopped)
+            answered(index, found[index])
+    return [found[index] for index in range(len(prompts))]
 
 
 def log_probs(
-    model: Any, rows: Sequence[tuple[Sequence[int], Sequence[bool]]], *, batch_size: int
+    model: Any,
+    rows: Sequence[tuple[Sequence[int], Sequence[bool]]],
+    *,
+    batch_size: int,
+    scored: Callable[[int, tuple[float, int]], None] = lambda index, score: None,
+    known: Mapping[int, tuple[float, int]] | None = None,
 ) -> list[tuple[float, int]]:
     """Summed log-probability of the marked tokens of each row, and their number.
 
     Args:
         rows: token ids `[length]` and marks `[length]`; a mark on the first token counts nothing.
         batch_size: rows at once, fewer where they are so long that their logits would not fit.
+        scored: told the index of each row and its score, batch by batch.
+        known: scores by index that an earlier run found; batches that they fill are not computed again.
     """
-    scores: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
+    scores = dict(known or {})
     tokens_at_once = LOGITS_AT_ONCE // model.config.get_text_config().vocab_size
     for batch in _batches([len(ids) for ids, _ in rows], batch_size, tokens_at_once):
+        if all(index in scores for index in batch):
+            continue
         ids = pad_sequence([torch.tensor(rows[i][0]) for i in batch], batch_first=True).to(model.device)
         marks = pad_sequence([torch.tensor(rows[i][1]) for i in batch], batch_first=True).to(model.device)
         with torch.inference_mode():
@@ -92,7 +110,8 @@ def log_probs(
         counts = marks[:, 1:].sum(1).tolist()
         for index, loss, count in zip(batch, losses.sum(1).tolist(), counts, strict=True):
             scores[index] = (-loss, count)
-    return scores
+            scored(index, scores[index])
+    return [scores[index] for index in range(len(rows))]
 
 
 def _batches(lengths: Sequence[int], batch_size: int, tokens_at_once: int) -> Iterator[list[int]]:

@@ -23,6 +23,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from smolalign.errors import UserError
 from smolalign.eval.continuations import Continuation, score
+from smolalign.eval.journal import Journal
 from smolalign.serve.engine import Engine
 from smolalign.serve.row import Ask, Piece
 from smolalign.serve.sampling import Sampling
@@ -41,6 +42,7 @@ class HarnessModel(TemplateLM):
         tokenizer: its own.
         batch_size: answers generated at once.
         progress: told what is done, and of how many.
+        journal: where answers and scores are kept, and those of an earlier run lie.
 
     Attributes:
         cut: requests so far whose context was cut at its beginning, since it was longer than the model reads.
@@ -52,10 +54,11 @@ class HarnessModel(TemplateLM):
         tokenizer: Any,
         batch_size: int,
         progress: Callable[[int, int], None] = lambda done, total: None,
+        journal: Journal | None = None,
     ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self._device, self._progress = model.device, progress
+        self._device, self._progress, self._journal = model.device, progress, journal or Journal()
         self.max_length = resolve_max_length(model.config, tokenizer)
         self.cut = 0
 
@@ -109,7 +112,15 @@ class HarnessModel(TemplateLM):
                 what = f"an answer of {len(one.tokens)} tokens"
                 raise UserError(f"{what} cannot be scored: the model reads {self.max_length} at most")
         self.cut += sum(len(one.context) + len(one.tokens) > self.max_length + 1 for one in asked)
-        return score(self.model, asked, self.max_length, lambda done: self._progress(done, len(asked)))
+        recalled = self._journal.of("log_prob", [[list(one.context), list(one.tokens)] for one in asked])
+        return score(
+            self.model,
+            asked,
+            self.max_length,
+            done=lambda done: self._progress(done, len(asked)),
+            scored=recalled.keep,
+            known={place: tuple(found) for place, found in recalled.known.items()},
+        )
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Log-probability in nats of each whole text, every token behind as many others as the model reads."""
@@ -159,28 +170,42 @@ class HarnessModel(TemplateLM):
 
     def _answers(self, asks: Sequence[Ask]) -> list[str]:
         """The text of each answer, from a running batch that each leaves when it ends."""
-        texts, left, ended = [""] * len(asks), len(asks), threading.Event()
+        recalled = self._journal.of("answer", [[list(ask.prompt), ask.max_tokens, list(ask.stop)] for ask in asks])
+        texts = [recalled.known.get(place, "") for place in range(len(asks))]
+        places = [place for place in range(len(asks)) if place not in recalled.known]
+        left, ended = len(places), threading.Event()
         errors: list[str] = []
+        failed: list[BaseException] = []
 
         def take(index: int, piece: Piece) -> None:
             nonlocal left
-            texts[index] += piece.text
-            if piece.error is not None or piece.finish is not None:
-                errors.extend([piece.error] if piece.error is not None else [])
-                left -= 1
-                self._progress(len(asks) - left, len(asks))
-                if not left:
-                    ended.set()
+            place = places[index]
+            texts[place] += piece.text
+            if piece.error is None and piece.finish is None:
+                return
+            try:
+                if piece.error is None:
+                    recalled.keep(place, texts[place])
+            # This is the engine's thread; the caller's has to know.
+            except BaseException as error:
+                failed.append(error)
+            errors.extend([piece.error] if piece.error is not None else [])
+            left -= 1
+            self._progress(len(asks) - left, len(asks))
+            if failed or not left:
+                ended.set()
 
-        if not asks:
-            return []
-        engine = Engine(self.model, self.tokenizer, max_batch=self.batch_size, max_queue=len(asks))
+        if not places:
+            return texts
+        engine = Engine(self.model, self.tokenizer, max_batch=self.batch_size, max_queue=len(places))
         engine.start()
         try:
-            engine.submit(asks, take)
+            engine.submit([asks[place] for place in places], take)
             ended.wait()
         finally:
             engine.stop()
+        if failed:
+            raise failed[0]
         if errors:
             raise UserError(f"{len(errors)} answers could not be generated: {errors[0]}")
         return texts
