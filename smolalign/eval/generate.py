@@ -30,6 +30,7 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     sample_seed: int | None = None,
+    temperature: float = 1.0,
     answered: Callable[[int, Generated], None] = lambda index, reply: None,
     known: Mapping[int, Generated] | None = None,
 ) -> list[Generated]:
@@ -39,7 +40,8 @@ def generate(
         prompts: token ids, each `[length]`.
         max_new_tokens: longest reply, in tokens.
         batch_size: prompts at once.
-        sample_seed: None decodes greedily; a seed samples at temperature 1 from the whole distribution.
+        sample_seed: None decodes greedily; a seed samples from the whole distribution.
+        temperature: at which it samples.
         answered: told the index of each prompt and its reply, as soon as it is finished.
         known: replies by index that an earlier run found, which are not generated again.
 
@@ -52,7 +54,7 @@ def generate(
     # Named one and all, since a model's own generation config counts where nothing is said.
     sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
     if sample_seed is not None:
-        sampling |= {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        sampling |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         torch.manual_seed(sample_seed)
     stop = tokenizer.eos_token_id
     for start in range(0, len(order), batch_size):

@@ -23,7 +23,10 @@ from smolalign.eval.generate import generate
 from smolalign.eval.harness import Items, read_items
 from smolalign.eval.ifeval.items import Prompt, read_prompts, read_replies
 from smolalign.eval.journal import Finished
+from smolalign.eval.judged import read_judged
 from smolalign.eval.kinds import ROWS_OF_TASK
+from smolalign.eval.mt_bench_questions import Question
+from smolalign.eval.openings import Opening
 from smolalign.eval.tasks import TASKS, Loaded, Measured
 from smolalign.eval.uncertainty import clusters, error_of_ratio
 from smolalign.model import load_config, load_model, load_tokenizer, tokens_added
@@ -35,8 +38,8 @@ from smolalign.rows import Message, Row
 from smolalign.store import write_text
 from smolalign.vocabulary import fit_vocabulary
 
-# What a task asks: rows, calls, prompts, or a benchmark's items.
-Asked = Sequence[Row | CallItem | Prompt] | Items
+# What a task asks: rows, calls, prompts, questions, or a benchmark's items.
+Asked = Sequence[Row | CallItem | Prompt | Question | Opening] | Items
 # The measurements of given answers, which need a template that marks where an answer stands.
 SCORED = ("preference", "loss")
 
@@ -46,7 +49,7 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
 
     What an earlier run of this step found before it was killed is taken from its `checkpoints/`.
     """
-    order = _references_first(step)
+    order = step.references_first()
     rows, data_report = _rows(step, folder)
     given = _given(step, rows)
     finished = Finished(folder / "checkpoints" / "eval")
@@ -65,10 +68,11 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
             if record := finished.read(*key):
                 outputs[name, title], models[name] = Measured(**record["measured"]), record["model"]
                 continue
-            before = task.reference if task.reference and _comes_after(step, name, task.reference) else None
+            before = step.reference_of(name, task)
             reference = outputs[before, title].samples if before else None
             with closing(finished.journal(*key)) as journal:
                 own = replace(load(), progress=partial(_tell, report, what), reference=reference, journal=journal)
+                own = replace(own, folder=folder)
                 measured = _with_errors(TASKS[task.task](own, task, rows[title]), task)
             outputs[name, title], models[name] = measured, _facts(step.models[name], own)
             finished.write({"measured": asdict(measured), "model": models[name]}, *key)
@@ -76,6 +80,8 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
                 report.say(
                     f"{name}: {title}: {cut} contexts are longer than the model reads, and cut at their beginning"
                 )
+            if unrated := measured.details.get("judge", {}).get("unrated"):
+                report.say(f"{name}: {title}: {unrated} of the judge's answers hold no verdict; see samples.jsonl")
         if name == list(step.models)[-1] and step.showcase:
             showcase = _showcase(load(), step.showcase)
     return Outcome({**_metrics(step, folder, outputs, models, rows), "showcase": showcase}, data_report)
@@ -172,24 +178,18 @@ def _load(step: EvalStep, name: str, given: Mapping[str, Loaded], report: Report
     return Loaded(model, tokenizer, step.batch_size, step.seed)
 
 
-def _references_first(step: EvalStep) -> list[str]:
-    """The models in their order, but a model that is another's reference before it."""
-    references = {task.reference for task in step.tasks.values() if task.reference}
-    return [name for name in step.models if name in references] + [n for n in step.models if n not in references]
-
-
 def _rows(step: EvalStep, folder: Path) -> tuple[dict[str, Asked], list[dict[str, Any]]]:
     """Rows of each task, a seeded sample where `max_rows` asks for one, and the report on their sources."""
     rows: dict[str, Asked] = {}
     report: list[dict[str, Any]] = []
     for number, (title, task) in enumerate(step.tasks.items()):
-        found: Sequence[Row | CallItem | Prompt]
+        found: Sequence[Row | CallItem | Prompt | Question | Opening]
         if task.task == "benchmark":
             rows[title] = read_items(task, step.seed)
             report.append({"task": title, "source": task.files or "the Hub", "rows_out": len(rows[title])})
             continue
         if task.reads_whole():
-            found = read_bfcl(task.data, task.possible_answer) if task.is_bfcl() else read_prompts(task.data)
+            found = _read_whole(task)
             report.append({"task": title, "source": ", ".join(s.source for s in task.data), "rows_out": len(found)})
         else:
             gathered = gather_sources(task.data, ROWS_OF_TASK[task.task], folder, f"task-{number}", step.seed)
@@ -201,9 +201,10 @@ def _rows(step: EvalStep, folder: Path) -> tuple[dict[str, Asked], list[dict[str
     return rows, report
 
 
-def _comes_after(step: EvalStep, name: str, reference: str) -> bool:
-    stages = list(step.models)
-    return stages.index(name) > stages.index(reference)
+def _read_whole(task: EvalTask) -> Sequence[CallItem | Prompt | Question | Opening]:
+    if task.is_bfcl():
+        return read_bfcl(task.data, task.possible_answer)
+    return read_prompts(task.data) if task.judge is None else read_judged(task, greet=True)
 
 
 def _table_row(

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from smolalign.chat.calls import Reply, parse_reply
 from smolalign.chat.render import render_chat, render_pair, render_prompt
 from smolalign.eval.call_items import CallItem, items_of, judge_reply
 from smolalign.eval.call_match import CLASSES
-from smolalign.eval.generate import Generated, generate, log_probs
+from smolalign.eval.generate import Generated, log_probs
 from smolalign.eval.harness import Items, measure, template_hash
 from smolalign.eval.ifeval.figures import accuracies, values
 from smolalign.eval.ifeval.items import Prompt
 from smolalign.eval.ifeval.verdict import check
 from smolalign.eval.journal import Journal
+from smolalign.eval.mt_bench import measure_mt_bench
+from smolalign.eval.mt_bench_questions import Question
+from smolalign.eval.openings import Opening
+from smolalign.eval.pairwise import measure_pairwise
+from smolalign.eval.replies import reply_to
 from smolalign.recipe.measure import EvalTask
 from smolalign.rows import Chat, Message, Pair, ToolCall, message_to_openai
 
@@ -30,6 +36,7 @@ class Loaded:
         progress: told what is done, and of how many, by tasks of many answers.
         reference: of the task's own reference, where it has one and this is another model: the samples, row by row.
         journal: where answers and scores are kept as they are found, and those of a run that was cut off lie.
+        folder: of the step, where a judge's answers are kept.
     """
 
     model: Any
@@ -40,6 +47,7 @@ class Loaded:
     progress: Callable[[int, int], None] = lambda done, total: None
     reference: Sequence[dict[str, Any]] | None = None
     journal: Journal = field(default_factory=Journal)
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +228,18 @@ def benchmark(loaded: Loaded, task: EvalTask, items: Items) -> Measured:
     return Measured(scores.means, scores.samples, details=scores.details)
 
 
+def mt_bench(loaded: Loaded, task: EvalTask, questions: Sequence[Question]) -> Measured:
+    """A judge's grades, 1 to 10, of replies to MT-Bench's questions."""
+    metrics, samples, details = measure_mt_bench(loaded, task, questions)
+    return Measured(metrics, samples, details=details)
+
+
+def pairwise(loaded: Loaded, task: EvalTask, openings: Sequence[Opening]) -> Measured:
+    """How often a judge prefers the model's replies to the reference's, as they are and at equal lengths."""
+    metrics, samples, details = measure_pairwise(loaded, task, openings)
+    return Measured(metrics, samples, details=details)
+
+
 TASKS: dict[str, Callable[[Loaded, EvalTask, Any], Measured]] = {
     "exact": exact,
     "style": style,
@@ -228,6 +248,8 @@ TASKS: dict[str, Callable[[Loaded, EvalTask, Any], Measured]] = {
     "loss": loss,
     "ifeval": ifeval,
     "benchmark": benchmark,
+    "mt_bench": mt_bench,
+    "pairwise": pairwise,
 }
 
 
@@ -280,25 +302,7 @@ def _reply_to(
     sample_seed: int | None = None,
 ) -> list[Generated]:
     prompts = [render_prompt(loaded.tokenizer, messages, tools) for messages, tools in asked]
-    recalled = loaded.journal.of("reply", [[list(ids), task.max_new_tokens, sample_seed] for ids in prompts])
-    done = len(recalled.known)
-
-    def answered(place: int, reply: Generated) -> None:
-        nonlocal done
-        recalled.keep(place, [reply.text, reply.stopped])
-        done += place not in recalled.known
-        loaded.progress(done, len(prompts))
-
-    return generate(
-        loaded.model,
-        loaded.tokenizer,
-        prompts,
-        max_new_tokens=task.max_new_tokens,
-        batch_size=loaded.batch_size,
-        sample_seed=sample_seed,
-        answered=answered,
-        known={place: Generated(*reply) for place, reply in recalled.known.items()},
-    )
+    return reply_to(loaded, prompts, max_new_tokens=task.max_new_tokens, sample_seed=sample_seed)
 
 
 def _scores(loaded: Loaded, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> list[tuple[float, int]]:
