@@ -7,7 +7,7 @@ with the prefix token, and what is too long is cut at its beginning.
 
 from __future__ import annotations
 
-import threading
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,8 +23,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from smolalign.errors import UserError
 from smolalign.eval.continuations import Continuation, score
-from smolalign.serve.engine import Engine
-from smolalign.serve.row import Ask, Piece
+from smolalign.serve.offline import answer_all
+from smolalign.serve.row import Ask
 from smolalign.serve.sampling import Sampling
 
 # Tokens of an answer where a task does not say, as harness's `hf` model has it.
@@ -158,29 +158,13 @@ class HarnessModel(TemplateLM):
         return Ask(tuple(ids[-room:]), settings["max_gen_toks"], Sampling(temperature=0.0), stop), until
 
     def _answers(self, asks: Sequence[Ask]) -> list[str]:
-        """The text of each answer, from a running batch that each leaves when it ends."""
-        texts, left, ended = [""] * len(asks), len(asks), threading.Event()
-        errors: list[str] = []
-
-        def take(index: int, piece: Piece) -> None:
-            nonlocal left
-            texts[index] += piece.text
-            if piece.error is not None or piece.finish is not None:
-                errors.extend([piece.error] if piece.error is not None else [])
-                left -= 1
-                self._progress(len(asks) - left, len(asks))
-                if not left:
-                    ended.set()
-
-        if not asks:
-            return []
-        engine = Engine(self.model, self.tokenizer, max_batch=self.batch_size, max_queue=len(asks))
-        engine.start()
-        try:
-            engine.submit(asks, take)
-            ended.wait()
-        finally:
-            engine.stop()
-        if errors:
-            raise UserError(f"{len(errors)} answers could not be generated: {errors[0]}")
-        return texts
+        """The text of each answer."""
+        done = itertools.count(1)
+        answers = answer_all(
+            self.model,
+            self.tokenizer,
+            asks,
+            max_batch=self.batch_size,
+            answered=lambda _index, _answer: self._progress(next(done), len(asks)),
+        )
+        return [answer.text for answer in answers]
