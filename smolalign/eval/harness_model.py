@@ -7,7 +7,6 @@ with the prefix token, and what is too long is cut at its beginning.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,8 +23,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from smolalign.errors import UserError
 from smolalign.eval.continuations import Continuation, score
 from smolalign.eval.journal import Journal
-from smolalign.serve.engine import Engine
-from smolalign.serve.row import Ask, Piece
+from smolalign.serve.offline import Answer, answer_all
+from smolalign.serve.row import Ask
 from smolalign.serve.sampling import Sampling
 
 # Tokens of an answer where a task does not say, as harness's `hf` model has it.
@@ -169,43 +168,17 @@ class HarnessModel(TemplateLM):
         return Ask(tuple(ids[-room:]), settings["max_gen_toks"], Sampling(temperature=0.0), stop), until
 
     def _answers(self, asks: Sequence[Ask]) -> list[str]:
-        """The text of each answer, from a running batch that each leaves when it ends."""
+        """The text of each answer."""
         recalled = self._journal.of("answer", [[list(ask.prompt), ask.max_tokens, list(ask.stop)] for ask in asks])
-        texts = [recalled.known.get(place, "") for place in range(len(asks))]
-        places = [place for place in range(len(asks)) if place not in recalled.known]
-        left, ended = len(places), threading.Event()
-        errors: list[str] = []
-        failed: list[BaseException] = []
+        texts = dict(recalled.known)
+        left = [place for place in range(len(asks)) if place not in texts]
 
-        def take(index: int, piece: Piece) -> None:
-            nonlocal left
-            place = places[index]
-            texts[place] += piece.text
-            if piece.error is None and piece.finish is None:
-                return
-            try:
-                if piece.error is None:
-                    recalled.keep(place, texts[place])
-            # This is the engine's thread; the caller's has to know.
-            except BaseException as error:
-                failed.append(error)
-            errors.extend([piece.error] if piece.error is not None else [])
-            left -= 1
-            self._progress(len(asks) - left, len(asks))
-            if failed or not left:
-                ended.set()
+        def take(index: int, answer: Answer) -> None:
+            texts[left[index]] = answer.text
+            recalled.keep(left[index], answer.text)
+            self._progress(len(texts), len(asks))
 
-        if not places:
-            return texts
-        engine = Engine(self.model, self.tokenizer, max_batch=self.batch_size, max_queue=len(places))
-        engine.start()
-        try:
-            engine.submit([asks[place] for place in places], take)
-            ended.wait()
-        finally:
-            engine.stop()
-        if failed:
-            raise failed[0]
-        if errors:
-            raise UserError(f"{len(errors)} answers could not be generated: {errors[0]}")
-        return texts
+        answer_all(
+            self.model, self.tokenizer, [asks[place] for place in left], max_batch=self.batch_size, answered=take
+        )
+        return [texts[place] for place in range(len(asks))]

@@ -24,22 +24,24 @@ def reply_to(
     """
     how = [max_new_tokens, sample_seed, *([temperature] if sample_seed is not None else [])]
     recalled = loaded.journal.of("reply", [[list(ids), *how] for ids in prompts])
-    done = len(recalled.known)
+    replies = {place: Generated(*reply) for place, reply in recalled.known.items()}
+    left = [place for place in range(len(prompts)) if place not in replies]
 
-    def answered(place: int, reply: Generated) -> None:
-        nonlocal done
-        recalled.keep(place, [reply.text, reply.stopped])
-        done += place not in recalled.known
-        loaded.progress(done, len(prompts))
+    def answered(index: int, reply: Generated) -> None:
+        replies[left[index]] = reply
+        recalled.keep(left[index], [reply.text, reply.stopped, reply.unread])
+        loaded.progress(len(replies), len(prompts))
 
-    return generate(
+    found = generate(
         loaded.model,
         loaded.tokenizer,
-        prompts,
+        [prompts[place] for place in left],
         max_new_tokens=max_new_tokens,
         batch_size=loaded.batch_size,
         sample_seed=sample_seed,
         temperature=temperature,
+        numbers=left,
         answered=answered,
-        known={place: Generated(*reply) for place, reply in recalled.known.items()},
     )
+    replies |= dict(zip(left, found, strict=True))
+    return [replies[place] for place in range(len(prompts))]
