@@ -70,7 +70,7 @@ def generate(
     def sampling(index: int) -> Sampling:
         if sample_seed is None:
             return Sampling(temperature=0.0)
-        return Sampling(temperature=temperature, seed=seed_of(sample_seed, index if numbers is None else numbers[index]))
+        return Sampling(temperature, seed=seed_of(sample_seed, index if numbers is None else numbers[index]))
 
     def take(place: int, answer: Answer) -> None:
         reply = replies[asked[place]] = Generated(answer.text, answer.stopped)
