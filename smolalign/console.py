@@ -20,6 +20,7 @@ from smolalign.data.assembly.figures import compact, count, share
 from smolalign.data.assembly.reasons import GROUPS, dropped_in_all, group_of
 from smolalign.errors import UserError, UserErrors
 from smolalign.eval.call_match import CLASSES
+from smolalign.eval.kinds import ROWS_OF_TASK
 from smolalign.processes import is_main
 from smolalign.report import Progress
 
@@ -158,8 +159,10 @@ def print_stage_table(metrics: Mapping[str, Any]) -> None:
 
 
 def _standard_errors(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Those of a model's figures, by column."""
-    return {f"{title}.{name}": error for title, one in tasks.items() for name, error in one.get("stderr", {}).items()}
+    """Those of a model's figures that are shown with them, by column: of benchmarks. What is measured on a recipe's own
+    rows has many narrow columns; their errors are in the comparison and in the manifest."""
+    shown = {title: one.get("stderr", {}) for title, one in tasks.items() if one.get("task") not in ROWS_OF_TASK}
+    return {f"{title}.{name}": error for title, errors in shown.items() for name, error in errors.items()}
 
 
 def _words(column: str) -> list[str]:

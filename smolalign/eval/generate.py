@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,17 +87,27 @@ def generate(
 
 
 def log_probs(
-    model: Any, rows: Sequence[tuple[Sequence[int], Sequence[bool]]], *, batch_size: int
+    model: Any,
+    rows: Sequence[tuple[Sequence[int], Sequence[bool]]],
+    *,
+    batch_size: int,
+    scored: Callable[[int, tuple[float, int]], None] = lambda _index, _score: None,
+    known: Mapping[int, tuple[float, int]] | None = None,
 ) -> list[tuple[float, int]]:
     """Summed log-probability of the marked tokens of each row, and their number.
 
     Args:
         rows: token ids `[length]` and marks `[length]`; a mark on the first token counts nothing.
         batch_size: rows at once, fewer where they are so long that their logits would not fit.
+        scored: told the index of each row and its score, batch by batch.
+        known: scores by index that an earlier run found; batches that they fill are not computed again, and the others
+            are the same batches, so that their scores are those of a run that was not cut off, to the bit.
     """
-    scores: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
+    scores = dict(known or {})
     tokens_at_once = LOGITS_AT_ONCE // model.config.get_text_config().vocab_size
     for batch in _batches([len(ids) for ids, _ in rows], batch_size, tokens_at_once):
+        if all(index in scores for index in batch):
+            continue
         ids = pad_sequence([torch.tensor(rows[i][0]) for i in batch], batch_first=True).to(model.device)
         marks = pad_sequence([torch.tensor(rows[i][1]) for i in batch], batch_first=True).to(model.device)
         with torch.inference_mode():
@@ -107,7 +117,8 @@ def log_probs(
         counts = marks[:, 1:].sum(1).tolist()
         for index, loss, count in zip(batch, losses.sum(1).tolist(), counts, strict=True):
             scores[index] = (-loss, count)
-    return scores
+            scored(index, scores[index])
+    return [scores[index] for index in range(len(rows))]
 
 
 def _batches(lengths: Sequence[int], batch_size: int, tokens_at_once: int) -> Iterator[list[int]]:

@@ -5,22 +5,28 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from contextlib import closing
+from dataclasses import asdict, replace
+from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from smolalign import __version__
 from smolalign.adapters import is_adapter, merging
 from smolalign.chat.render import render_prompt, require_trainable_template
 from smolalign.data.gather import gather_sources
 from smolalign.eval.bfcl import read_bfcl
 from smolalign.eval.call_items import CallItem
+from smolalign.eval.compare import compare
 from smolalign.eval.generate import generate
 from smolalign.eval.harness import Items, read_items
 from smolalign.eval.ifeval.items import Prompt, read_prompts, read_replies
+from smolalign.eval.journal import Finished
 from smolalign.eval.kinds import ROWS_OF_TASK
 from smolalign.eval.tasks import TASKS, Loaded, Measured
-from smolalign.model import load_model, load_tokenizer, tokens_added
+from smolalign.eval.uncertainty import clusters, error_of_ratio
+from smolalign.model import load_config, load_model, load_tokenizer, tokens_added
 from smolalign.outcome import Outcome
 from smolalign.recipe.measure import EvalTask, ShowcasePrompt, is_replies
 from smolalign.recipe.schema import EvalStep
@@ -36,41 +42,104 @@ SCORED = ("preference", "loss")
 
 
 def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
-    """Measure the models of a recipe and write `samples.jsonl`; the table and the showcase are in the metrics."""
+    """Measure the models of a recipe and write `samples.jsonl`; the table and the showcase are in the metrics.
+
+    What an earlier run of this step found before it was killed is taken from its `checkpoints/`.
+    """
     order = _references_first(step)
     rows, data_report = _rows(step, folder)
     given = _given(step, rows)
+    finished = Finished(folder / "checkpoints" / "eval")
     outputs: dict[tuple[str, str], Measured] = {}
+    models: dict[str, dict[str, Any]] = {}
     showcase: list[dict[str, Any]] = []
     for number, name in enumerate(order):
-        loaded = given[name] if name in given else _load(step, name, report)
+        # A model whose measurements are all done is not loaded again.
+        load = cache(partial(_load, step, name, given, report))
+        about = [name, *_identity(step.models[name])]
         for done, (title, task) in enumerate(step.tasks.items()):
-            steps_done = number * len(step.tasks) + done
             what = f"eval {name}: {title}"
+            steps_done = number * len(step.tasks) + done
             report.progress(Progress(what, steps_done, len(order) * len(step.tasks), "tasks"))
+            key = (*about, title, task.model_dump(mode="json"))
+            if record := finished.read(*key):
+                outputs[name, title], models[name] = Measured(**record["measured"]), record["model"]
+                continue
             before = task.reference if task.reference and _comes_after(step, name, task.reference) else None
             reference = outputs[before, title].samples if before else None
-            loaded = replace(loaded, progress=partial(_tell, report, what), reference=reference)
-            measured = outputs[name, title] = TASKS[task.task](loaded, task, rows[title])
+            with closing(finished.journal(*key)) as journal:
+                own = replace(load(), progress=partial(_tell, report, what), reference=reference, journal=journal)
+                measured = _with_errors(TASKS[task.task](own, task, rows[title]), task)
+            outputs[name, title], models[name] = measured, _facts(step.models[name], own)
+            finished.write({"measured": asdict(measured), "model": models[name]}, *key)
             if cut := measured.details.get("contexts_cut"):
                 report.say(
                     f"{name}: {title}: {cut} contexts are longer than the model reads, and cut at their beginning"
                 )
-        if name == list(step.models)[-1] and name not in given:
-            showcase = _showcase(loaded, step.showcase)
+        if name == list(step.models)[-1] and step.showcase:
+            showcase = _showcase(load(), step.showcase)
+    return Outcome({**_metrics(step, folder, outputs, models, rows), "showcase": showcase}, data_report)
+
+
+def _metrics(
+    step: EvalStep,
+    folder: Path,
+    outputs: Mapping[tuple[str, str], Measured],
+    models: Mapping[str, dict[str, Any]],
+    rows: Mapping[str, Asked],
+) -> dict[str, Any]:
+    """The table and what stands behind it; the samples are written."""
+    samples = {pair: measured.samples for pair, measured in outputs.items()}
     lines = [
         json.dumps({"model": name, "task": title, **sample}, ensure_ascii=False)
         for name in step.models
         for title in step.tasks
-        for sample in outputs[name, title].samples
+        for sample in samples[name, title]
     ]
     write_text(folder / "samples.jsonl", "\n".join(lines) + "\n")
-    table = {name: _table_row(name, step.tasks, outputs) for name in step.models}
-    items = {title: len(rows[title]) for title in step.tasks}
-    errors = {name: {t: m.errors for t in step.tasks if (m := outputs[name, t]).errors} for name in step.models}
-    details = {name: {t: m.details for t in step.tasks if (m := outputs[name, t]).details} for name in step.models}
-    metrics = {"table": table, "items": items, "errors": errors, "details": details, "showcase": showcase}
-    return Outcome(metrics, data_report)
+    metrics: dict[str, Any] = {
+        "table": {name: _table_row(name, step.tasks, outputs) for name in step.models},
+        "items": {title: len(rows[title]) for title in step.tasks},
+        "errors": {name: {t: m.errors for t in step.tasks if (m := outputs[name, t]).errors} for name in step.models},
+        "details": {name: {title: outputs[name, title].details for title in step.tasks} for name in step.models},
+        "models": {name: models[name] for name in step.models},
+    }
+    if len(step.models) > 1:
+        metrics["comparison"] = compare(metrics, samples, next(iter(step.models)))
+    return metrics
+
+
+def _identity(reference: str) -> list[Any]:
+    """What a model's answers depend on besides the content of local files, which the step's fingerprint covers: the
+    commit of a model on the Hub, and the versions of what computes."""
+    commit = None if is_replies(reference) else getattr(load_config(reference), "_commit_hash", None)
+    return [reference, commit, __version__, *map(version, ("torch", "transformers"))]
+
+
+def _facts(reference: str, loaded: Loaded) -> dict[str, Any]:
+    """What tells a model from others: where it is from, its shape and its number of parameters."""
+    if loaded.model is None:
+        return {"source": reference}
+    config = loaded.model.config.get_text_config()
+    return {
+        "source": reference,
+        "commit": getattr(loaded.model.config, "_commit_hash", None),
+        "hidden_size": config.hidden_size,
+        "layers": config.num_hidden_layers,
+        "parameters": loaded.model.num_parameters(),
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "chat": bool(loaded.tokenizer.chat_template),
+    }
+
+
+def _with_errors(measured: Measured, task: EvalTask) -> Measured:
+    """With the standard error of each figure that has values of its own in the samples, and how many items have one."""
+    found = {metric: clusters(measured.samples, metric) for metric in measured.metrics}
+    errors = {metric: round(error_of_ratio(of), 6) for metric, of in found.items() if of}
+    own = measured.details.get("stderr", {})
+    counted = {metric: sum(metric in sample for sample in measured.samples) for metric in errors}
+    details = {"task": task.task, "items": len(measured.samples), "items_of": counted}
+    return replace(measured, details={**details, **measured.details, "stderr": {**errors, **own}})
 
 
 def _tell(report: Reporter, what: str, done: int, total: int) -> None:
@@ -89,7 +158,9 @@ def _given(step: EvalStep, rows: Mapping[str, Asked]) -> dict[str, Loaded]:
     }
 
 
-def _load(step: EvalStep, name: str, report: Reporter) -> Loaded:
+def _load(step: EvalStep, name: str, given: Mapping[str, Loaded], report: Reporter) -> Loaded:
+    if name in given:
+        return given[name]
     tokenizer = load_tokenizer(step.models[name], step.template)
     asks = bool(step.showcase) or any(task.task != "benchmark" or task.chat for task in step.tasks.values())
     if (asks and not tokenizer.chat_template) or any(task.task in SCORED for task in step.tasks.values()):
@@ -135,7 +206,9 @@ def _comes_after(step: EvalStep, name: str, reference: str) -> bool:
     return stages.index(name) > stages.index(reference)
 
 
-def _table_row(name: str, tasks: dict[str, EvalTask], outputs: dict[tuple[str, str], Measured]) -> dict[str, float]:
+def _table_row(
+    name: str, tasks: Mapping[str, EvalTask], outputs: Mapping[tuple[str, str], Measured]
+) -> dict[str, float]:
     return {
         f"{title}.{metric}": round(value, 4)
         for title in tasks
