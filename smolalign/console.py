@@ -194,6 +194,36 @@ def _side_by_side(columns: Sequence[str], room: int, wide: Set[str]) -> list[lis
     return tables
 
 
+def print_columns(
+    heads: Sequence[str], lines: Sequence[Sequence[str]], *, kept: int, texts: Set[int] = frozenset()
+) -> None:
+    """Names with figures beside them, in as many tables as the screen's width asks for.
+
+    Args:
+        heads: of the columns.
+        lines: cells of each line.
+        kept: how many columns stand at the beginning of each table.
+        texts: numbers of columns of words, which begin at their left and are folded.
+    """
+    widths = [max(cell_len(cell) for cell in column) + 2 for column in zip(heads, *lines, strict=True)]
+    room = out.width - sum(widths[:kept])
+    groups: list[list[int]] = [[]]
+    for number in range(kept, len(heads)):
+        if groups[-1] and sum(widths[one] for one in [*groups[-1], number]) > room:
+            groups.append([])
+        groups[-1].append(number)
+    for group in groups:
+        table = Table(header_style="bold", box=None, padding=(0, 1))
+        shown = [*range(kept), *group]
+        for number in shown:
+            left = number == 0 or number in texts
+            how: Any = {"justify": "left", "overflow": "fold"} if left else {"justify": "right", "no_wrap": True}
+            table.add_column(escape(heads[number]), **how)
+        for line in lines:
+            table.add_row(*(escape(line[number]) for number in shown))
+        out.print(table)
+
+
 def print_call_errors(metrics: Mapping[str, Any]) -> None:
     """What was wrong with the function calls of each model: a table a task, with a line for each class of answers."""
     models: Mapping[str, Mapping[str, Mapping[str, int]]] = metrics["errors"]
