@@ -12,6 +12,7 @@ from smolalign.console import (
     print_data_report,
     print_finding,
     print_instruction_types,
+    print_needles,
     print_line,
     print_marked,
     print_showcase,
@@ -347,6 +348,7 @@ def show_evaluation(result: StepResult, *, with_table: bool = True) -> None:
         print_stage_table(result.manifest["metrics"])
     print_call_errors(result.manifest["metrics"])
     print_instruction_types(result.manifest["metrics"])
+    print_needles(result.manifest["metrics"])
     print_showcase(result.manifest["metrics"]["showcase"])
 
 
