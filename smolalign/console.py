@@ -203,16 +203,13 @@ def _side_by_side(columns: Sequence[str], room: int, wide: Set[str]) -> list[lis
     return tables
 
 
-def print_columns(
-    heads: Sequence[str], lines: Sequence[Sequence[str]], *, kept: int, texts: Set[int] = frozenset()
-) -> None:
+def print_columns(heads: Sequence[str], lines: Sequence[Sequence[str]], *, kept: int) -> None:
     """Names with figures beside them, in as many tables as the screen's width asks for.
 
     Args:
-        heads: of the columns.
+        heads: of the columns, the first of which has names.
         lines: cells of each line.
         kept: how many columns stand at the beginning of each table.
-        texts: numbers of columns of words, which begin at their left and are folded.
     """
     widths = [max(cell_len(cell) for cell in column) + 2 for column in zip(heads, *lines, strict=True)]
     room = out.width - sum(widths[:kept])
@@ -223,11 +220,10 @@ def print_columns(
         groups[-1].append(number)
     for group in groups:
         table = Table(header_style="bold", box=None, padding=(0, 1))
+        table.add_column(escape(heads[0]), overflow="fold")
         shown = [*range(kept), *group]
-        for number in shown:
-            left = number == 0 or number in texts
-            how: Any = {"justify": "left", "overflow": "fold"} if left else {"justify": "right", "no_wrap": True}
-            table.add_column(escape(heads[number]), **how)
+        for number in shown[1:]:
+            table.add_column(escape(heads[number]), justify="right", overflow="fold")
         for line in lines:
             table.add_row(*(escape(line[number]) for number in shown))
         out.print(table)

@@ -52,7 +52,7 @@ def evaluate_recipe(
     dry_run: bool,
 ) -> None:
     """An eval recipe, with overrides."""
-    if wishes != Wishes():
+    if wishes.tasks or wishes.benchmarks or wishes.data or wishes.chat:
         raise UserError(
             "--tasks, --benchmarks, --data and --chat go with models; a recipe has its own tasks",
             mend="change the recipe with KEY.PATH=VALUE, or name its models",
@@ -140,7 +140,7 @@ def show_comparison(metrics: Mapping[str, Any], folder: Path, baseline: str) -> 
         cells = [_compared(scale, table[name].get(column), row.get(column)) for name, row in others.items()]
         lines_.append([column.replace(".", " ", 1), own, *cells])
     print_columns(["", baseline, *others], lines_, kept=2)
-    print_line(f"* differs from {baseline} by more than two standard errors of the difference, item by item")
+    print_line(f"* differs from {baseline} by more than two standard errors of the difference (± beside it)")
     if any(not one["paired"] and one["stderr"] is not None for row in others.values() for one in row.values()):
         print_line("° not of the same items: the root of the sum of both errors' squares")
 
@@ -199,19 +199,18 @@ def show_published(metrics: Mapping[str, Any], key: str | None) -> None:
         if own is None:
             print_line(f"{name}: no published figures: {why}")
             continue
-        heads = [f"{name} beside {own}", "here", "published", "difference", "2 errors", "note"]
-        print_columns(heads, [_published_cells(line) for line in beside(metrics, name, own)], kept=6, texts={5})
+        lines = beside(metrics, name, own)
+        print_line(f"{name} beside {own} as published")
+        heads = ["", "here", "published", "difference", "2 errors"]
+        print_columns(heads, [_published_cells(line) for line in lines], kept=len(heads))
+        for line in lines:
+            if line.note:
+                print_line(f"{line.name}: {line.note}")
 
 
 def _published_cells(line: Beside) -> list[str]:
     scale = _Scale(1, 2 if line.name == "MT-Bench" else 1)
+    here = "not measured" if line.here is None else scale.text(line.here, line.error)
     published = "no published figure" if line.published is None else scale.text(line.published)
     within = {True: "within", False: "beyond", None: "–"}[line.within]
-    return [
-        line.name,
-        scale.text(line.here, line.error),
-        published,
-        scale.text(line.difference, sign="+"),
-        within,
-        line.note,
-    ]
+    return [line.name, here, published, scale.text(line.difference, sign="+"), within]

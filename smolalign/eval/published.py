@@ -94,6 +94,7 @@ class Beside:
         here, error: measured, and its standard error; None where it was not.
         published: None where there is no published figure.
         note: what is known to differ between the two.
+        items: how many were asked here.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Beside:
     error: float | None
     published: float | None
     note: str = ""
+    items: int = 0
 
     @property
     def difference(self) -> float | None:
@@ -109,8 +111,15 @@ class Beside:
 
     @property
     def within(self) -> bool | None:
-        """Whether the published figure lies within two standard errors of the one here."""
-        return None if self.difference is None or self.error is None else abs(self.difference) <= 2 * self.error
+        """Whether the published figure lies within two standard errors of the one here.
+
+        Where all items came out alike, their error is 0 and says nothing: that of the published share over as many
+        items takes its place.
+        """
+        error = self.error
+        if self.published is not None and not error and self.items and 0 < self.published < 100:
+            error = math.sqrt(self.published * (100 - self.published) / self.items)
+        return None if self.difference is None or not error else abs(self.difference) <= 2 * error
 
 
 def find_published(name: str, facts: Mapping[str, Any]) -> tuple[str | None, str]:
@@ -150,15 +159,18 @@ def beside(metrics: Mapping[str, Any], name: str, key: str) -> list[Beside]:
         used.update(found)
         if found and len(found) == len(titles):
             here, error = _averaged(metrics, name, found, measurement.metrics)
-            lines.append(Beside(figure, here, error, value, _note(tasks, found, measurement)))
+            # Marks of MT-Bench are no shares.
+            items = 0 if measurement.metrics == ("score",) else sum(tasks[title]["items"] for title in found)
+            lines.append(Beside(figure, here, error, value, _note(tasks, found, measurement), items))
         else:
             lacking = [one for one, title in zip(measurement.tasks, titles, strict=True) if title is None]
-            note = f"not measured: {', '.join(lacking)}" if lacking else "no task measures it"
+            note = f"{' and '.join(lacking)} was not measured" if found else ""
             lines.append(Beside(figure, None, None, value, note))
     known = {task for measurement in MEASUREMENTS.values() for task in measurement.tasks}
     for title in tasks:
         if title not in used and _kind(tasks[title]) in known:
-            lines.append(Beside(title, None, None, None))
+            names = next(m.metrics for m in MEASUREMENTS.values() if _kind(tasks[title]) in m.tasks)
+            lines.append(Beside(title, *_averaged(metrics, name, [title], names), None))
     return lines
 
 

@@ -120,9 +120,14 @@ def _reference(reference: str, argument: str) -> str:
         return str(path.resolve())
     if reference.startswith((".", "/", "~")) or reference.endswith((".gguf", ".jsonl")) or reference.count("/") > 1:
         raise UserError(f"no model {reference}", mend="name a checkpoint folder, a .gguf file or a Hub id")
+    owner, slash, name = reference.partition("/")
+    if slash and "@" not in name and Path(owner).is_dir():
+        close = _nearest(name, [one.name for one in Path(owner).iterdir()])
+        mend = f"did you mean {owner}/{close}?" if close else f"for the one on the Hub, name {reference}@main"
+        raise UserError(f"no model {reference}: the folder {owner} is here, and has no {name}", mend=mend)
     shipped = [*shipped_recipes(), *(folder.name for folder in RECIPES.iterdir() if folder.is_dir())]
     # A Hub id that begins as shipped recipes do is one of them, mistyped.
-    if reference.count("/") == 1 and reference.split("/")[0] not in shipped:
+    if slash and owner not in shipped:
         return reference
     if reference != argument and (key := _nearest(argument.split("=")[0], list(EvalStep.model_fields))):
         mend = f"did you mean {key}={reference}?"
