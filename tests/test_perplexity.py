@@ -184,7 +184,7 @@ def test_a_base_model_is_measured_without_a_template(cli: Cli, sharp_model: Path
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"max_length": 300}, "max_length: 300 tokens are more than the model reads; 256 at most"),
+        ({"max_length": 300}, "max_length: 300 tokens are more than the model reads → 256 at most"),
         ({"max_length": 10, "stride": 11}, "stride 11 is more than max_length 10"),
         ({"stride": 300}, "stride: 300 tokens are more than the window of 256 has"),
         ({"stride": 0}, "stride"),

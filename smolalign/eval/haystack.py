@@ -108,10 +108,13 @@ def hide(words: Sequence[str], sentence: str, depth: float) -> str:
         return sentence
     ends = [0, *_ends(words), len(words)]
     place = min(ends, key=lambda end: abs(end - depth * len(words)))
-    before, after = "".join(words[:place]).strip(), "".join(words[place:]).strip()
-    if before and not _SENTENCE_END.search(before):
-        before += " …"
+    before, after = (_ended("".join(part).strip()) for part in (words[:place], words[place:]))
     return " ".join(part for part in (before, sentence, after) if part)
+
+
+def _ended(text: str) -> str:
+    """With a mark where it was cut within a sentence."""
+    return text if not text or _SENTENCE_END.search(text) else f"{text} …"
 
 
 def _ends(words: Sequence[str]) -> Iterator[int]:

@@ -88,9 +88,10 @@ def measure_needle(
         cell = {"length": item.length, "depth": item.depth, "expected": item.value}
         names = ("accuracy", f"at_{item.length}", f"depth_{_percent(item.depth)}")
         samples.append({**asked, **cell, "reply": reply.text, "stopped": reply.stopped, **dict.fromkeys(names, found)})
-    lengths, depths = (sorted({item.length for item in items}), sorted({item.depth for item in items}))
+    lengths, depths = _lengths(loaded, task), _depths(task)
     columns = ["accuracy", *(f"at_{one}" for one in lengths), *(f"depth_{_percent(one)}" for one in depths)]
-    metrics = {name: _share([s[name] for s in samples if name in s]) for name in columns}
+    verdicts = {name: [sample[name] for sample in samples if name in sample] for name in columns}
+    metrics = {name: _share(found) for name, found in verdicts.items() if found}
     details = {
         "decoding": {"do_sample": False, "max_new_tokens": task.max_new_tokens},
         "template": template_hash(loaded.tokenizer),
@@ -107,10 +108,8 @@ def make_items(loaded: Any, task: EvalTask, documents: Sequence[Document]) -> li
 
     They depend on the seed, the tokenizer and the documents alone, so models of one tokenizer get the same.
     """
-    room = min(positions(loaded.model) - task.max_new_tokens, UNBOUNDED if _endless(loaded.model) else 2**31)
-    lengths = lengths_of(task, room, _least(loaded.tokenizer))
-    depths = task.depths or DEPTHS
-    asked = [(length, depth, n) for length in lengths for depth in depths for n in range(task.needles)]
+    cells = [(length, depth) for length in _lengths(loaded, task) for depth in _depths(task)]
+    asked = [(*cell, number) for cell in cells for number in range(task.needles)]
     if task.max_rows is not None and task.max_rows < len(asked):
         asked = sorted(random.Random(loaded.seed).sample(asked, task.max_rows))
     return [_item(loaded, documents, *one) for one in asked]
@@ -148,8 +147,15 @@ def holds(reply: str, value: str) -> bool:
     return re.search(rf"(?<!\d){value}(?!\d)", plain) is not None
 
 
-def _endless(model: Any) -> bool:
-    return positions(model) >= 2**31
+def _lengths(loaded: Any, task: EvalTask) -> list[int]:
+    reads = positions(loaded.model)
+    # As far as the default series goes; what is asked for may be longer where nothing is known of the model.
+    reads = UNBOUNDED if reads == 2**31 and task.lengths is None else reads
+    return lengths_of(task, reads - task.max_new_tokens, _least(loaded.tokenizer))
+
+
+def _depths(task: EvalTask) -> list[float]:
+    return sorted(set(task.depths or DEPTHS))
 
 
 def _least(tokenizer: Any) -> int:
