@@ -73,6 +73,6 @@ def evaluate(
 
     shown = Shown(compare or baseline is not None, baseline, against)
     named = [name.strip() for one in tasks or [] for name in one.split(",") if name.strip()]
-    wishes = Wishes(named, benchmarks, data or [], chat)
+    wishes = Wishes(tuple(named), benchmarks, data or [], chat)
     run = evaluate_recipe if is_recipe(what[0]) else evaluate_models
     run(what, wishes, shown, out, limit=limit, batch_size=batch_size, fresh=fresh, dry_run=dry_run)

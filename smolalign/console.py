@@ -272,6 +272,32 @@ def print_instruction_types(metrics: Mapping[str, Any]) -> None:
         out.print(table)
 
 
+def print_needles(metrics: Mapping[str, Any]) -> None:
+    """The needles that each model found, in percent: a line a depth, a column a length, from red to green."""
+    for name, tasks in metrics.get("details", {}).items():
+        for title, one in tasks.items():
+            if "grid" not in one:
+                continue
+            found = {(cell["length"], cell["depth"]): cell for cell in one["grid"]}
+            table = Table(header_style="bold", box=None, padding=0)
+            table.add_column(f"{escape(name)}: {escape(title)} ", overflow="fold")
+            for length in one["lengths"]:
+                table.add_column(f"{length:>7}", justify="right", no_wrap=True)
+            for depth in one["depths"]:
+                cells = (_heat(found[length, depth]) for length in one["lengths"])
+                table.add_row(f"{100 * depth:g}% deep", *cells)
+            out.print(table)
+
+
+def _heat(cell: Mapping[str, Any]) -> Text:
+    """A cell of the map; dots where nothing was asked."""
+    if not cell["asked"]:
+        return Text("·".rjust(7))
+    share = cell["found"] / cell["asked"]
+    red, green = round(190 * min(1, 2 - 2 * share)), round(150 * min(1, 2 * share))
+    return Text(f"{100 * share:.0f}".rjust(7), f"white on rgb({red},{green},40)" if out.is_terminal else "")
+
+
 def print_data_report(report: Mapping[str, Any]) -> None:
     """What became of the rows of an assembly: a line a source, then a line a reason."""
     dropped = dropped_in_all(report["sources"])
@@ -365,7 +391,7 @@ def print_marked(title: str, parts: Sequence[tuple[str, bool]], footer: str) -> 
 def _cell(column: str, value: float | None, error: float | None = None, plain: bool = False) -> str:
     if value is None:
         return "–"
-    if column.endswith(".loss"):
+    if column.endswith((".loss", ".bits_per_byte")):
         return f"{value:.3f}"
     if plain:
         return f"{value:.2f}" + (f" ± {error:.2f}" if error is not None else "")

@@ -161,7 +161,7 @@ class _Scale:
 
 def _scale(metrics: Mapping[str, Any], column: str) -> _Scale:
     """Shares in percent; losses and what a task says are `plain` figures as they are."""
-    if column.endswith(".loss"):
+    if column.endswith((".loss", ".bits_per_byte")):
         return _Scale(1, 3)
     plain = any(metric in one.get("plain", ()) for one, metric in _details(metrics, column))
     return _Scale(1, 2) if plain else _Scale(100, 1)

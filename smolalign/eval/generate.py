@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
+from smolalign.chat.detokenize import hidden_ids
 from smolalign.chat.generation import positions
 from smolalign.serve.offline import Answer, answer_all, seed_of
 from smolalign.serve.row import Ask
@@ -72,8 +73,12 @@ def generate(
             return Sampling(temperature=0.0)
         return Sampling(temperature, seed=seed_of(sample_seed, index if numbers is None else numbers[index]))
 
+    hidden = hidden_ids(tokenizer)
+
     def take(place: int, answer: Answer) -> None:
-        reply = replies[asked[place]] = Generated(answer.text, answer.stopped)
+        # All tokens at once: bytes that are no character read otherwise piece by piece.
+        text = tokenizer.decode([token for token in answer.ids if token not in hidden])
+        reply = replies[asked[place]] = Generated(text, answer.stopped)
         answered(asked[place], reply)
 
     asks = [

@@ -121,6 +121,7 @@ def _sample(
         "prompt": [message_to_openai(message) for message in _messages(question, replies)],
         "reply": replies[-1].text,
         "stopped": [reply.stopped for reply in replies],
+        "unread": any(reply.unread for reply in replies),
         "ratings": ratings,
         "judge_prompts": [name for name, _ in judged],
         "judgements": [judgement.text or judgement.error for _, judgement in judged],

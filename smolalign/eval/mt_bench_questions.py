@@ -23,7 +23,7 @@ WITH_REFERENCE = ("math", "reasoning", "coding")
 TURNS = ("turn_1", "turn_2")
 # Names in the records of questions, which no category may have.
 _TAKEN = {"score", *TURNS, "unrated", "item", "of", "row", "category", "prompt", "reply", "stopped", "ratings"}
-_TAKEN |= {"judge_prompts", "judgements", "model", "task"}
+_TAKEN |= {"unread", "judge_prompts", "judgements", "model", "task"}
 
 
 @dataclass(frozen=True, slots=True)

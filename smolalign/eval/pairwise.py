@@ -35,7 +35,12 @@ def measure_pairwise(loaded: Any, task: EvalTask, openings: Sequence[Opening]) -
     prompts = [render_prompt(loaded.tokenizer, opening.messages) for opening in openings]
     replies = reply_to(loaded, prompts, max_new_tokens=task.max_new_tokens)
     samples: list[dict[str, Any]] = [
-        {"prompt": [message_to_openai(message) for message in opening.messages], "reply": r.text, "stopped": r.stopped}
+        {
+            "prompt": [message_to_openai(message) for message in opening.messages],
+            "reply": r.text,
+            "stopped": r.stopped,
+            "unread": r.unread,
+        }
         for opening, r in zip(openings, replies, strict=True)
     ]
     decoding = {"do_sample": False, "max_new_tokens": task.max_new_tokens}

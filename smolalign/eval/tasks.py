@@ -19,9 +19,9 @@ from smolalign.eval.ifeval.items import Prompt
 from smolalign.eval.ifeval.verdict import check
 from smolalign.eval.journal import Journal
 from smolalign.eval.mt_bench import measure_mt_bench
-from smolalign.eval.mt_bench_questions import Question
-from smolalign.eval.openings import Opening
+from smolalign.eval.needle import measure_needle
 from smolalign.eval.pairwise import measure_pairwise
+from smolalign.eval.perplexity import measure_perplexity
 from smolalign.eval.replies import reply_to
 from smolalign.recipe.measure import EvalTask
 from smolalign.rows import Chat, Message, Pair, ToolCall, message_to_openai
@@ -155,7 +155,7 @@ def tool_calls(loaded: Loaded, task: EvalTask, rows: Sequence[Chat | CallItem]) 
         category = {"category": item.category} if item.category else {}
         judged = {"error": mismatch.kind, "detail": mismatch.detail} if mismatch else {}
         asked = {**category, "row": row, **_asked_of(item.messages, item.tools), "expected": item.shown}
-        asked |= {"reply": reply.text}
+        asked |= _said(reply)
         samples.append({**asked, "problem": problem, **found, **judged})
     errors = {"asked": len(items), "right": len(items) - wrong.total(), **{c: wrong[c] for c in CLASSES if wrong[c]}}
     names = [*(name for name in _CALL_METRICS if name in verdicts), *sorted(categories & verdicts.keys())]
@@ -228,16 +228,14 @@ def benchmark(loaded: Loaded, task: EvalTask, items: Items) -> Measured:
     return Measured(scores.means, scores.samples, details=scores.details)
 
 
-def mt_bench(loaded: Loaded, task: EvalTask, questions: Sequence[Question]) -> Measured:
-    """A judge's grades, 1 to 10, of replies to MT-Bench's questions."""
-    metrics, samples, details = measure_mt_bench(loaded, task, questions)
-    return Measured(metrics, samples, details=details)
+def _of_its_own(measure: Callable[..., Any]) -> Callable[[Loaded, EvalTask, Any], Measured]:
+    """A measurement from a module of its own, which gives metrics, samples and details."""
 
+    def measured(loaded: Loaded, task: EvalTask, rows: Any) -> Measured:
+        metrics, samples, details = measure(loaded, task, rows)
+        return Measured(metrics, samples, details=details)
 
-def pairwise(loaded: Loaded, task: EvalTask, openings: Sequence[Opening]) -> Measured:
-    """How often a judge prefers the model's replies to the reference's, as they are and at equal lengths."""
-    metrics, samples, details = measure_pairwise(loaded, task, openings)
-    return Measured(metrics, samples, details=details)
+    return measured
 
 
 TASKS: dict[str, Callable[[Loaded, EvalTask, Any], Measured]] = {
@@ -248,8 +246,10 @@ TASKS: dict[str, Callable[[Loaded, EvalTask, Any], Measured]] = {
     "loss": loss,
     "ifeval": ifeval,
     "benchmark": benchmark,
-    "mt_bench": mt_bench,
-    "pairwise": pairwise,
+    "mt_bench": _of_its_own(measure_mt_bench),
+    "pairwise": _of_its_own(measure_pairwise),
+    "needle": _of_its_own(measure_needle),
+    "perplexity": _of_its_own(measure_perplexity),
 }
 
 
@@ -323,7 +323,7 @@ def _scored(loaded: Loaded) -> dict[str, Any]:
 
 
 def _said(reply: Generated) -> dict[str, Any]:
-    return {"reply": reply.text, "stopped": reply.stopped}
+    return {"reply": reply.text, "stopped": reply.stopped, **({"unread": True} if reply.unread else {})}
 
 
 def _answer(row: Chat) -> Message:
