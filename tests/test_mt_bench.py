@@ -115,6 +115,20 @@ def test_a_key_in_a_recipe_is_refused_and_not_repeated(cli: Cli, tiny_model: Pat
     assert "secret" not in ran.err
 
 
+def test_every_mistake_in_a_recipe_and_its_files_is_told_by_check(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    file = recipe(tmp_path, tiny_model, "http://127.0.0.1:1/v1", judge={"modle": "m"})
+    ran = cli("check", file)
+    assert ran.code == 2
+    assert "unknown key tasks.mt.judge.modle → did you mean model?" in " ".join(ran.err.split())
+    file = recipe(tmp_path, tiny_model, "http://127.0.0.1:1/v1")
+    write_jsonl(tmp_path / "question.jsonl", [{**QUESTIONS[0], "turns": []}, QUESTIONS[1], {}])
+    ran = cli("check", file)
+    assert ran.code == 2
+    found = [line.split("question.jsonl")[1][:3] for line in ran.err.splitlines() if "question.jsonl:" in line]
+    assert found == [":1:", ":3:"]
+    assert "failed" not in ran.err
+
+
 # --- the step --------------------------------------------------------------------------------------------------------
 
 

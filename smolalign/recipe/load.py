@@ -277,8 +277,9 @@ def _fields_at(model: type[BaseModel], path: Path_) -> list[str]:
     for part in path:
         if isinstance(part, int) or not hasattr(current, "model_fields"):
             continue
-        field = current.model_fields.get(part)
-        current = _block_in(field.annotation) if field else None
+        # What is no field is a name that the recipe gives, such as a task's.
+        if field := current.model_fields.get(part):
+            current = _block_in(field.annotation)
     return list(getattr(current, "model_fields", {}))
 
 

@@ -21,7 +21,7 @@ DEFAULT_TASKS = ("ifeval", "hellaswag", "arc_easy", "arc_challenge", "piqa", "gs
 BENCHMARKS: tuple[str, ...] = get_args(BenchmarkName)
 KINDS: tuple[str, ...] = tuple(k for k in get_args(EvalTask.model_fields["task"].annotation) if k != "benchmark")
 # What has questions of its own; the others measure on the rows of --data.
-ON_DATA = ("exact", "style", "preference", "tool_calls", "loss", "perplexity")
+ON_DATA = ("exact", "style", "preference", "tool_calls", "loss", "perplexity", "pairwise")
 # Folders under which a benchmark's files may lie, besides its own name.
 _FOLDERS = {
     "arc_easy": ("ARC-Easy", "arc"),
@@ -182,6 +182,8 @@ def _task(name: str, wishes: Wishes) -> dict[str, Any]:
         return {"task": "benchmark", "benchmark": name, **files, **({"chat": True} if wishes.chat else {})}
     if name == "ifeval":
         return {"task": name, "data": [{"source": str(place) if place else "google/IFEval"}]}
+    if name == "mt_bench":
+        return {"task": name, "data": [{"source": "HuggingFaceH4/mt_bench_prompts"}]}
     if name not in KINDS:
         close = _nearest(name, [*BENCHMARKS, *KINDS])
         mend = f"did you mean {close}?" if close else f"there are {', '.join([*BENCHMARKS, *KINDS])}"
