@@ -154,7 +154,7 @@ def print_stage_table(metrics: Mapping[str, Any]) -> None:
             table.add_column("\n".join(_words(column)), justify="right", no_wrap=True)
         for name, row in rows.items():
             own = errors.get(name, {})
-            table.add_row(name, *(_cell(column, row.get(column), own.get(column)) for column in beside))
+            table.add_row(escape(name), *(_cell(column, row.get(column), own.get(column)) for column in beside))
         out.print(table)
 
 

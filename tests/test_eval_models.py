@@ -102,7 +102,8 @@ def test_a_path_with_an_equals_sign_is_a_model_and_a_field_an_override(here: Pat
         (["nano/eval", "--tasks", "piqa"], "go with models"),
         (["runs/mine/sft", "--tasks", "piqua"], "did you mean piqa?"),
         (["runs/mine/sft", "--tasks", "loss"], "add --data FILE"),
-        (["runs/mine/sft", "--tasks", "piqa", "--data", "rows.jsonl"], "name one in --tasks"),
+        (["runs/mine/sft", "--tasks", "piqa", "--data", "rows.jsonl"], "no task measures on --data"),
+        (["runs/mine/sft", "--tasks", "piqa", "--data", "exact=rows.jsonl"], "name in --tasks: exact"),
         (["runs/mine/sft", "--tasks", "piqa", "--benchmarks", "runs"], "no folder piqa with the files"),
         (["runs/mine/sft", "--tasks", "piqa", "--compare"], "name another model"),
         (["runs/mine/sft", "runs/mine/dpo", "--baseline", "sfd"], "--baseline sft or dpo"),
@@ -133,6 +134,9 @@ def test_tasks_are_those_of_a_recipe_by_name(here: Path) -> None:
         "loss": EvalTask(task="loss", data=rows),
     }
     assert tuple(step_of("a/b").tasks) == DEFAULT_TASKS
+    write_jsonl(here / "pairs.jsonl", [])
+    own = step_of("a/b", tasks=["loss", "preference"], data=["loss=rows.jsonl", "preference=pairs.jsonl"]).tasks
+    assert [Path(own[name].data[0].source).name for name in own] == ["rows.jsonl", "pairs.jsonl"]
 
 
 def test_files_are_found_under_the_names_that_their_folders_have(here: Path) -> None:
