@@ -134,7 +134,8 @@ def _reference(reference: str, argument: str) -> str:
     else:
         close = _nearest(reference, shipped)
         mend = f"did you mean {close}?" if close else "see smolalign recipes list, or name a folder or owner/name"
-    raise UserError(f"no recipe and no model {reference!r}", mend=mend)
+    where = f" in {argument}" if reference != argument else ""
+    raise UserError(f"no recipe and no model {reference!r}{where}", mend=mend)
 
 
 def _named(models: Sequence[tuple[str | None, str]]) -> dict[str, str]:
