@@ -14,6 +14,7 @@ from smolalign.console import (
     print_instruction_types,
     print_line,
     print_marked,
+    print_needles,
     print_showcase,
     print_stage_table,
     print_step,
@@ -347,6 +348,7 @@ def show_evaluation(result: StepResult, *, with_table: bool = True) -> None:
         print_stage_table(result.manifest["metrics"])
     print_call_errors(result.manifest["metrics"])
     print_instruction_types(result.manifest["metrics"])
+    print_needles(result.manifest["metrics"])
     print_showcase(result.manifest["metrics"]["showcase"])
 
 

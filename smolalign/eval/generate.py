@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
+from smolalign.chat.detokenize import hidden_ids
 from smolalign.chat.generation import positions
 from smolalign.serve.offline import Answer, answer_all, seed_of
 from smolalign.serve.row import Ask
@@ -39,6 +40,7 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     sample_seed: int | None = None,
+    temperature: float = 1.0,
     numbers: Sequence[int] | None = None,
     answered: Callable[[int, Generated], None] = lambda _index, _reply: None,
 ) -> list[Generated]:
@@ -48,8 +50,9 @@ def generate(
         prompts: token ids, each `[length]`.
         max_new_tokens: longest reply, in tokens; less where the model's positions end before.
         batch_size: replies at once.
-        sample_seed: None decodes greedily; a seed samples at temperature 1 from the whole distribution. Each row draws
-            by this seed and its number, so that it says the same in any company.
+        sample_seed: None decodes greedily; a seed samples from the whole distribution. Each row draws by this seed and
+            its number, so that it says the same in any company.
+        temperature: at which it samples.
         numbers: of each prompt, where these are a part of more; by default 0, 1, 2, ….
         answered: called with each prompt's index as soon as its reply is finished.
 
@@ -68,10 +71,14 @@ def generate(
     def sampling(index: int) -> Sampling:
         if sample_seed is None:
             return Sampling(temperature=0.0)
-        return Sampling(seed=seed_of(sample_seed, index if numbers is None else numbers[index]))
+        return Sampling(temperature, seed=seed_of(sample_seed, index if numbers is None else numbers[index]))
+
+    hidden = hidden_ids(tokenizer)
 
     def take(place: int, answer: Answer) -> None:
-        reply = replies[asked[place]] = Generated(answer.text, answer.stopped)
+        # All tokens at once: bytes that are no character read otherwise piece by piece.
+        text = tokenizer.decode([token for token in answer.ids if token not in hidden])
+        reply = replies[asked[place]] = Generated(text, answer.stopped)
         answered(asked[place], reply)
 
     asks = [

@@ -39,6 +39,8 @@ from smolalign.vocabulary import fit_vocabulary
 Asked = Sequence[Row | CallItem | Prompt] | Items
 # The measurements of given answers, which need a template that marks where an answer stands.
 SCORED = ("preference", "loss")
+# Those that ask nothing through a template, unless they say so.
+UNASKED = ("benchmark", "perplexity")
 
 
 def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
@@ -72,6 +74,10 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
                 measured = _with_errors(TASKS[task.task](own, task, rows[title]), task)
             outputs[name, title], models[name] = measured, _facts(step.models[name], own)
             finished.write({"measured": asdict(measured), "model": models[name]}, *key)
+            if unread := measured.details.get("prompts_unread"):
+                report.say(
+                    f"{name}: {title}: {unread} prompts are longer than the model reads, and count as not answered"
+                )
             if cut := measured.details.get("contexts_cut"):
                 report.say(
                     f"{name}: {title}: {cut} contexts are longer than the model reads, and cut at their beginning"
@@ -90,6 +96,7 @@ def _metrics(
 ) -> dict[str, Any]:
     """The table and what stands behind it; the samples are written."""
     samples = {pair: measured.samples for pair, measured in outputs.items()}
+    first = next(iter(step.models))
     lines = [
         json.dumps({"model": name, "task": title, **sample}, ensure_ascii=False)
         for name in step.models
@@ -99,14 +106,19 @@ def _metrics(
     write_text(folder / "samples.jsonl", "\n".join(lines) + "\n")
     metrics: dict[str, Any] = {
         "table": {name: _table_row(name, step.tasks, outputs) for name in step.models},
-        "items": {title: len(rows[title]) for title in step.tasks},
+        "items": {title: _items(task, rows[title], samples[first, title]) for title, task in step.tasks.items()},
         "errors": {name: {t: m.errors for t in step.tasks if (m := outputs[name, t]).errors} for name in step.models},
         "details": {name: {title: outputs[name, title].details for title in step.tasks} for name in step.models},
         "models": {name: models[name] for name in step.models},
     }
     if len(step.models) > 1:
-        metrics["comparison"] = compare(metrics, samples, next(iter(step.models)))
+        metrics["comparison"] = compare(metrics, samples, first)
     return metrics
+
+
+def _items(task: EvalTask, rows: Asked, samples: Sequence[Any]) -> int:
+    """How many were measured: the rows, but the needles that were hidden in them."""
+    return len(samples) if task.task == "needle" else len(rows)
 
 
 def _identity(reference: str) -> list[Any]:
@@ -139,6 +151,8 @@ def _with_errors(measured: Measured, task: EvalTask) -> Measured:
     own = measured.details.get("stderr", {})
     counted = {metric: sum(metric in sample for sample in measured.samples) for metric in errors}
     details = {"task": task.task, "items": len(measured.samples), "items_of": counted}
+    if unread := sum(bool(sample.get("unread")) for sample in measured.samples):
+        details["prompts_unread"] = unread
     return replace(measured, details={**details, **measured.details, "stderr": {**errors, **own}})
 
 
@@ -162,7 +176,7 @@ def _load(step: EvalStep, name: str, given: Mapping[str, Loaded], report: Report
     if name in given:
         return given[name]
     tokenizer = load_tokenizer(step.models[name], step.template)
-    asks = bool(step.showcase) or any(task.task != "benchmark" or task.chat for task in step.tasks.values())
+    asks = bool(step.showcase) or any(task.task not in UNASKED or task.chat for task in step.tasks.values())
     if (asks and not tokenizer.chat_template) or any(task.task in SCORED for task in step.tasks.values()):
         require_trainable_template(tokenizer)
     if is_adapter(Path(step.models[name])):
@@ -191,11 +205,14 @@ def _rows(step: EvalStep, folder: Path) -> tuple[dict[str, Asked], list[dict[str
         if task.reads_whole():
             found = read_bfcl(task.data, task.possible_answer) if task.is_bfcl() else read_prompts(task.data)
             report.append({"task": title, "source": ", ".join(s.source for s in task.data), "rows_out": len(found)})
+        elif not task.data:
+            found = []
         else:
             gathered = gather_sources(task.data, ROWS_OF_TASK[task.task], folder, f"task-{number}", step.seed)
             report += [{"task": title, **source} for source in gathered.report]
             found = gathered.train
-        if task.max_rows is not None and task.max_rows < len(found):
+        # Of needles a sample is taken when they are hidden: their documents are no items.
+        if task.max_rows is not None and task.max_rows < len(found) and task.task != "needle":
             found = random.Random(step.seed).sample(found, task.max_rows)
         rows[title] = found
     return rows, report

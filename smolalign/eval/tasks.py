@@ -11,14 +11,17 @@ from smolalign.chat.calls import Reply, parse_reply
 from smolalign.chat.render import render_chat, render_pair, render_prompt
 from smolalign.eval.call_items import CallItem, items_of, judge_reply
 from smolalign.eval.call_match import CLASSES
-from smolalign.eval.generate import Generated, generate, log_probs
+from smolalign.eval.generate import Generated, log_probs
 from smolalign.eval.harness import Items, measure, template_hash
 from smolalign.eval.ifeval.figures import accuracies, values
 from smolalign.eval.ifeval.items import Prompt
 from smolalign.eval.ifeval.verdict import check
 from smolalign.eval.journal import Journal
+from smolalign.eval.needle import measure_needle
+from smolalign.eval.perplexity import measure_perplexity
+from smolalign.eval.replies import reply_to
 from smolalign.recipe.measure import EvalTask
-from smolalign.rows import Chat, Message, Pair, ToolCall, message_to_openai
+from smolalign.rows import Chat, Document, Message, Pair, ToolCall, message_to_openai
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,7 @@ def tool_calls(loaded: Loaded, task: EvalTask, rows: Sequence[Chat | CallItem]) 
         category = {"category": item.category} if item.category else {}
         judged = {"error": mismatch.kind, "detail": mismatch.detail} if mismatch else {}
         asked = {**category, "row": row, **_asked_of(item.messages, item.tools), "expected": item.shown}
-        asked |= {"reply": reply.text}
+        asked |= _said(reply)
         samples.append({**asked, "problem": problem, **found, **judged})
     errors = {"asked": len(items), "right": len(items) - wrong.total(), **{c: wrong[c] for c in CLASSES if wrong[c]}}
     names = [*(name for name in _CALL_METRICS if name in verdicts), *sorted(categories & verdicts.keys())]
@@ -220,6 +223,18 @@ def benchmark(loaded: Loaded, task: EvalTask, items: Items) -> Measured:
     return Measured(scores.means, scores.samples, details=scores.details)
 
 
+def needle(loaded: Loaded, task: EvalTask, documents: Sequence[Document]) -> Measured:
+    """Share of facts that greedy replies find in long texts, in all, by length and by depth."""
+    metrics, samples, details = measure_needle(loaded, task, documents)
+    return Measured(metrics, samples, details=details)
+
+
+def perplexity(loaded: Loaded, task: EvalTask, documents: Sequence[Document]) -> Measured:
+    """Bits per byte of held-out documents, and perplexities."""
+    metrics, samples, details = measure_perplexity(loaded, task, documents)
+    return Measured(metrics, samples, details=details)
+
+
 TASKS: dict[str, Callable[[Loaded, EvalTask, Any], Measured]] = {
     "exact": exact,
     "style": style,
@@ -228,6 +243,8 @@ TASKS: dict[str, Callable[[Loaded, EvalTask, Any], Measured]] = {
     "loss": loss,
     "ifeval": ifeval,
     "benchmark": benchmark,
+    "needle": needle,
+    "perplexity": perplexity,
 }
 
 
@@ -280,27 +297,7 @@ def _reply_to(
     sample_seed: int | None = None,
 ) -> list[Generated]:
     prompts = [render_prompt(loaded.tokenizer, messages, tools) for messages, tools in asked]
-    recalled = loaded.journal.of("reply", [[list(ids), task.max_new_tokens, sample_seed] for ids in prompts])
-    replies = {place: Generated(*reply) for place, reply in recalled.known.items()}
-    left = [place for place in range(len(prompts)) if place not in replies]
-
-    def answered(index: int, reply: Generated) -> None:
-        replies[left[index]] = reply
-        recalled.keep(left[index], [reply.text, reply.stopped, reply.unread])
-        loaded.progress(len(replies), len(prompts))
-
-    found = generate(
-        loaded.model,
-        loaded.tokenizer,
-        [prompts[place] for place in left],
-        max_new_tokens=task.max_new_tokens,
-        batch_size=loaded.batch_size,
-        sample_seed=sample_seed,
-        numbers=left,
-        answered=answered,
-    )
-    replies |= dict(zip(left, found, strict=True))
-    return [replies[place] for place in range(len(prompts))]
+    return reply_to(loaded, prompts, max_new_tokens=task.max_new_tokens, sample_seed=sample_seed)
 
 
 def _scores(loaded: Loaded, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> list[tuple[float, int]]:
@@ -321,7 +318,7 @@ def _scored(loaded: Loaded) -> dict[str, Any]:
 
 
 def _said(reply: Generated) -> dict[str, Any]:
-    return {"reply": reply.text, "stopped": reply.stopped}
+    return {"reply": reply.text, "stopped": reply.stopped, **({"unread": True} if reply.unread else {})}
 
 
 def _answer(row: Chat) -> Message:

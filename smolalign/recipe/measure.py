@@ -26,14 +26,18 @@ BenchmarkName = Literal[
 ]
 
 
+_LONGEST_REPLIES = {"ifeval": 1280, "needle": 32}
+
+
 class EvalTask(Strict):
     """One measurement."""
 
-    task: Literal["exact", "style", "preference", "tool_calls", "loss", "ifeval", "benchmark"]
+    task: Literal["exact", "style", "preference", "tool_calls", "loss", "ifeval", "benchmark", "needle", "perplexity"]
     """Exact answers, style of sampled replies, preference between answers, function calls, held-out loss, whether
-    instructions are followed (IFEval), or a published benchmark."""
+    instructions are followed (IFEval), a published benchmark, a fact found in a long text, or how well documents are
+    predicted."""
     data: list[DataSource] = Field(default_factory=list)
-    """Held-out rows; a benchmark has its own."""
+    """Held-out rows; a benchmark has its own, and `needle` makes its texts up where none are given."""
     benchmark: BenchmarkName | None = None
     """For `benchmark`: which one."""
     files: str | None = None
@@ -44,7 +48,7 @@ class EvalTask(Strict):
     chat: bool = False
     """For `benchmark`: ask through the chat template, examples as turns."""
     max_new_tokens: PositiveInt = 128
-    """Longest reply, in tokens: 128, and 1280 for `ifeval`; a benchmark has its own."""
+    """Longest reply, in tokens: 128, 1280 for `ifeval`, 32 for `needle`; a benchmark has its own."""
     max_rows: PositiveInt | None = None
     """Measure on a random sample of so many rows."""
     reference: str | None = None
@@ -57,10 +61,23 @@ class EvalTask(Strict):
     """For `tool_calls` on the Berkeley leaderboard's questions (`format: bfcl`): the file of answers that are allowed,
     or the folder that holds one named like each file of questions. Irrelevance sets have none."""
 
+    lengths: Annotated[list[PositiveInt], Field(min_length=1)] | None = None
+    """For `needle`: tokens of the prompts, template and question included; by default as many as the model reads before
+    its reply, half as many, and so on down to 256."""
+    depths: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)] | None = None
+    """For `needle`: shares of the text before the needle; by default 0, 0.25, 0.5, 0.75 and 1."""
+    needles: PositiveInt = 4
+    """For `needle`: texts of each length and depth, each with a needle of its own."""
+    max_length: PositiveInt | None = None
+    """For `perplexity`: tokens that are read at once; by default as many as the model reads."""
+    stride: PositiveInt | None = None
+    """For `perplexity`: tokens that a window predicts, behind the others in it; by default half of `max_length`."""
+
     @model_validator(mode="before")
     @classmethod
-    def ifeval_asks_for_long_replies(cls, given: Any) -> Any:
-        return {"max_new_tokens": 1280, **given} if isinstance(given, dict) and given.get("task") == "ifeval" else given
+    def some_ask_for_other_replies(cls, given: Any) -> Any:
+        longest = _LONGEST_REPLIES.get(str(given.get("task"))) if isinstance(given, dict) else None
+        return {"max_new_tokens": longest, **given} if longest else given
 
     def is_bfcl(self) -> bool:
         """Whether the rows are read with their possible answers, in place of an assembly."""
@@ -79,7 +96,7 @@ class EvalTask(Strict):
         given = {"benchmark": self.benchmark, "files": self.files, "num_fewshot": self.num_fewshot, "chat": self.chat}
         if name := next((name for name, value in given.items() if value not in (None, False)), None):
             raise ValueError(f"{name} is for task: benchmark, this one is {self.task}")
-        if not self.data:
+        if not self.data and self.task != "needle":
             raise ValueError("data is missing")
         return self
 
@@ -98,6 +115,17 @@ class EvalTask(Strict):
                 of = "with format: bfcl" if self.is_bfcl() else "of task: ifeval"
                 what = f"sources {of} stand alone and are read whole: of other fields only config, split"
                 raise ValueError(f"{what} and revision; max_rows of the task takes a sample")
+        return self
+
+    @model_validator(mode="after")
+    def fields_of_long_texts_fit_the_task(self) -> EvalTask:
+        for task, names in {"needle": ("lengths", "depths", "needles"), "perplexity": ("max_length", "stride")}.items():
+            if self.task != task and (name := next((name for name in names if name in self.model_fields_set), None)):
+                raise ValueError(f"{name} is for task: {task}, this one is {self.task}")
+        if self.stride is not None and self.max_length is not None and self.stride > self.max_length:
+            raise ValueError(
+                f"stride {self.stride} is more than max_length {self.max_length}: tokens would be left out"
+            )
         return self
 
 

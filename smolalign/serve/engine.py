@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -248,3 +249,15 @@ def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     named = getattr(model.generation_config, "eos_token_id", None)
     ids = [*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id]
     return frozenset(one for one in ids if one is not None)
+
+
+def can_batch(model: Any) -> bool:
+    """Whether the engine can run a model: one that keeps keys and values alone, and is told of masks and positions."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
+    return (
+        bool(model._supports_attention_backend)
+        and not model._is_stateful
+        and not model.config.is_encoder_decoder
+        and kinds <= {"full_attention", "sliding_attention"}
+        and {"position_ids", "logits_to_keep"} <= inspect.signature(model.forward).parameters.keys()
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,17 +14,17 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from smolalign.chat.detokenize import hidden_ids
 from smolalign.errors import UserError
-from smolalign.serve.engine import Engine, stop_ids
+from smolalign.serve.engine import Engine, can_batch, stop_ids
 from smolalign.serve.row import Ask, Job, Piece, Row
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer: text, whether it ended by itself (or at a stop string), and its tokens, a stop token included."""
+    """A whole answer: its text, its tokens without the stop token, and whether it ended itself or at a stop string."""
 
     text: str
+    ids: tuple[int, ...]
     stopped: bool
-    tokens: int
 
 
 def answer_all(
@@ -69,18 +68,6 @@ def answer_all(
     return [answer for answer in answers if answer is not None]
 
 
-def can_batch(model: Any) -> bool:
-    """Whether the engine can run a model: one that keeps keys and values alone, and is told of masks and positions."""
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
-    return (
-        bool(model._supports_attention_backend)
-        and not model._is_stateful
-        and not model.config.is_encoder_decoder
-        and kinds <= {"full_attention", "sliding_attention"}
-        and {"position_ids", "logits_to_keep"} <= inspect.signature(model.forward).parameters.keys()
-    )
-
-
 def seed_of(seed: int, number: int) -> int:
     """The seed of one row's own draws, by the seed of all and the row's number."""
     return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4], "big")
@@ -99,7 +86,7 @@ class _Whole:
         if piece.error is not None:
             self._end((self._index, piece.error))
         elif piece.finish is not None:
-            self._end((self._index, Answer("".join(self._text), piece.finish == "stop", piece.written)))
+            self._end((self._index, Answer("".join(self._text), piece.ids, piece.finish == "stop")))
 
 
 def _in_batches(model: Any, tokenizer: Any, asks: Sequence[Ask], max_batch: int) -> Iterator[tuple[int, Answer | str]]:
