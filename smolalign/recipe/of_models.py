@@ -193,7 +193,7 @@ def _task(name: str, wishes: Wishes, data: Sequence[str]) -> dict[str, Any]:
         return {"task": "benchmark", "benchmark": name, **files, **({"chat": True} if wishes.chat else {})}
     if name == "ifeval":
         return {"task": name, "data": [{"source": str(place) if place else "google/IFEval"}]}
-    if name == "mt_bench" and not wishes.data:
+    if name == "mt_bench" and not data:
         return {"task": name, "data": [{"source": "HuggingFaceH4/mt_bench_prompts"}]}
     if name not in KINDS:
         close = _nearest(name, [*BENCHMARKS, *KINDS])
