@@ -23,7 +23,8 @@ def evaluate(
             "--tasks",
             help="Of models: what to measure, by commas: ifeval, hellaswag, arc_easy, arc_challenge, piqa, winogrande, "
             "openbookqa, commonsense_qa, mmlu, mmlu_cloze, mmlu_pro, gsm8k, triviaqa, bbh, needle; on --data: loss, "
-            "perplexity, exact, preference, tool_calls. By default ifeval, hellaswag, arc_easy, arc_challenge, piqa, gsm8k.",
+            "perplexity, exact, preference, tool_calls. By default: ifeval, hellaswag, arc_easy, arc_challenge, piqa, "
+            "gsm8k.",
         ),
     ] = None,
     benchmarks: Annotated[
