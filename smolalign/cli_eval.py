@@ -22,8 +22,9 @@ def evaluate(
         typer.Option(
             "--tasks",
             help="Of models: what to measure, by commas: ifeval, hellaswag, arc_easy, arc_challenge, piqa, winogrande, "
-            "openbookqa, commonsense_qa, mmlu, mmlu_cloze, mmlu_pro, gsm8k, triviaqa, bbh; on --data: loss, exact, "
-            "preference, tool_calls. By default ifeval, hellaswag, arc_easy, arc_challenge, piqa, gsm8k.",
+            "openbookqa, commonsense_qa, mmlu, mmlu_cloze, mmlu_pro, gsm8k, triviaqa, bbh, needle; on --data: loss, "
+            "perplexity, exact, preference, tool_calls. By default: ifeval, hellaswag, arc_easy, arc_challenge, piqa, "
+            "gsm8k.",
         ),
     ] = None,
     benchmarks: Annotated[

@@ -134,7 +134,7 @@ def show_comparison(metrics: Mapping[str, Any], folder: Path, baseline: str) -> 
     print_columns(["", baseline, *others], lines_, kept=2)
     print_line(f"* differs from {baseline} by more than two standard errors of the difference (± beside it)")
     if any(not one["paired"] and one["stderr"] is not None for row in others.values() for one in row.values()):
-        print_line("° not of the same items: the root of the sum of both errors' squares")
+        print_line("° not paired: the root of the sum of both errors' squares")
 
 
 @dataclass(frozen=True, slots=True)

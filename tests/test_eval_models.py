@@ -249,6 +249,16 @@ def test_replies_of_another_model_are_measured_beside_one(here: Path, cli: Cli) 
     assert "ifeval prompt_strict" in ran.out
 
 
+def test_a_model_that_cannot_be_asked_is_told_before_others_are_measured(here: Path, cli: Cli) -> None:
+    (here / "runs/mine/dpo/model/chat_template.jinja").unlink()
+    options = ("--tasks", "ifeval", "--benchmarks", "bench", "tasks.ifeval.max_new_tokens=4")
+    ran = cli("eval", "runs/mine/sft", "runs/mine/dpo", *options)
+    assert ran.code == 2
+    assert ran.err == "error models.dpo: the model has no chat template → set template: smollm2, chatml or hermes\n"
+    assert not list((here / "runs").rglob("checkpoints"))
+    assert cli("eval", "runs/mine/sft", "runs/mine/dpo", *options, "template=chatml").code == 0
+
+
 # --- what stands behind a figure -------------------------------------------------------------------------------------
 
 
