@@ -36,7 +36,12 @@ def evaluate(
         ),
     ] = None,
     data: Annotated[
-        list[str] | None, typer.Option("--data", help="Of models: rows to measure on; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="[TASK=]FILE",
+            help="Of models: rows to measure on, for all such tasks or for one; may be repeated.",
+        ),
     ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Of models: ask benchmarks through the chat template, examples as turns.")
@@ -68,11 +73,11 @@ def evaluate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, say what would run, and stop.")] = False,
 ) -> None:
     """Measure models side by side: by a recipe, or on benchmarks."""
-    from smolalign.evaluation import Shown, evaluate_models, evaluate_recipe
-    from smolalign.recipe.of_models import Wishes, is_recipe
+    from smolalign.evaluation import Shown
+    from smolalign.evaluation import evaluate as run
+    from smolalign.recipe.of_models import Wishes
 
-    shown = Shown(compare or baseline is not None, baseline, against)
     named = [name.strip() for one in tasks or [] for name in one.split(",") if name.strip()]
-    wishes = Wishes(tuple(named), benchmarks, data or [], chat)
-    run = evaluate_recipe if is_recipe(what[0]) else evaluate_models
+    wishes = Wishes(named, benchmarks, data or [], chat)
+    shown = Shown(compare or baseline is not None, baseline, against)
     run(what, wishes, shown, out, limit=limit, batch_size=batch_size, fresh=fresh, dry_run=dry_run)

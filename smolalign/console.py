@@ -156,7 +156,7 @@ def print_stage_table(metrics: Mapping[str, Any]) -> None:
         for name, row in rows.items():
             own = errors.get(name, {})
             table.add_row(
-                name, *(_cell(column, row.get(column), own.get(column), column in plain) for column in beside)
+                escape(name), *(_cell(column, row.get(column), own.get(column), column in plain) for column in beside)
             )
         out.print(table)
 

@@ -13,9 +13,8 @@ from smolalign.console import print_columns, print_line
 from smolalign.errors import UserError
 from smolalign.eval.compare import compare, read_samples
 from smolalign.eval.published import PUBLISHED, Beside, beside, find_published
-from smolalign.pipeline import StepResult
 from smolalign.recipe.load import Recipe
-from smolalign.recipe.of_models import Wishes, recipe_of_models
+from smolalign.recipe.of_models import Wishes, is_recipe, recipe_of_models
 from smolalign.recipe.schema import EvalStep
 
 
@@ -40,7 +39,7 @@ class Shown:
         return name or None
 
 
-def evaluate_recipe(
+def evaluate(
     arguments: Sequence[str],
     wishes: Wishes,
     shown: Shown,
@@ -51,47 +50,27 @@ def evaluate_recipe(
     fresh: bool,
     dry_run: bool,
 ) -> None:
-    """An eval recipe, with overrides."""
-    if wishes.tasks or wishes.benchmarks or wishes.data or wishes.chat:
-        raise UserError(
-            "--tasks, --benchmarks, --data and --chat go with models; a recipe has its own tasks",
-            mend="change the recipe with KEY.PATH=VALUE, or name its models",
-        )
-    if other := next((argument for argument in arguments[1:] if "=" not in argument), None):
-        mend = f"one recipe at a time; to measure {other}, name models alone"
-        raise UserError(f"{other} behind the recipe {arguments[0]} is no KEY.PATH=VALUE", mend=mend)
-    recipe = load_step("eval", arguments[0], [*arguments[1:], *_overrides(batch_size)])
-    _evaluate(recipe, shown, out, limit=limit, fresh=fresh, dry_run=dry_run)
+    """Run an eval recipe, or the one that models by name stand for, and show what it measured.
 
-
-def evaluate_models(
-    arguments: Sequence[str],
-    wishes: Wishes,
-    shown: Shown,
-    out: Path | None,
-    *,
-    limit: int | None,
-    batch_size: int | None,
-    fresh: bool,
-    dry_run: bool,
-) -> None:
-    """Models by name, on tasks by name: the recipe that they stand for, which the step's folder keeps."""
-    recipe = recipe_of_models([*arguments, *_overrides(batch_size)], wishes, limit)
-    result = _evaluate(recipe, shown, out, limit=limit, fresh=fresh, dry_run=dry_run)
-    if result:
-        print_line(f"figures, samples and recipe: {result.folder}")
-
-
-def _overrides(batch_size: int | None) -> list[str]:
-    return [] if batch_size is None else [f"batch_size={batch_size}"]
-
-
-def _evaluate(
-    recipe: Recipe, shown: Shown, out: Path | None, *, limit: int | None, fresh: bool, dry_run: bool
-) -> StepResult | None:
+    Args:
+        arguments: a recipe and overrides, or models.
+        wishes: what of models is measured.
+        shown: besides the table.
+        out: folder of the run.
+        limit: items of each task at most.
+        batch_size: in place of the recipe's.
+        fresh: run it even where it is done.
+        dry_run: only say what would run.
+    """
+    published = shown.published()
+    overrides = [] if batch_size is None else [f"batch_size={batch_size}"]
+    by_recipe = is_recipe(arguments[0])
+    if by_recipe:
+        recipe = _named_recipe([*arguments, *overrides], wishes)
+    else:
+        recipe = recipe_of_models([*arguments, *overrides], wishes, limit)
     assert isinstance(recipe.step, EvalStep)
     models = list(recipe.step.models)
-    published = shown.published()
     if shown.compare and len(models) < 2:
         raise UserError(f"nothing to compare {models[0]} with", mend="name another model")
     if shown.baseline is not None and shown.baseline not in models:
@@ -100,14 +79,27 @@ def _evaluate(
         recipe = replace(recipe, step=limited(recipe.step, limit))
     result = run_recipe(recipe, out, fresh=fresh, dry_run=dry_run)
     if result is None:
-        return None
+        return
     metrics = result.manifest["metrics"]
     show_evaluation(result, with_table=not shown.compare)
     if shown.compare:
         show_comparison(metrics, result.folder, shown.baseline or models[0])
     if shown.against is not None:
         show_published(metrics, published)
-    return result
+    if not by_recipe:
+        print_line(f"figures, samples and recipe: {result.folder}")
+
+
+def _named_recipe(arguments: Sequence[str], wishes: Wishes) -> Recipe:
+    if wishes.tasks or wishes.benchmarks or wishes.data or wishes.chat:
+        raise UserError(
+            "--tasks, --benchmarks, --data and --chat go with models; a recipe has its own tasks",
+            mend="change the recipe with KEY.PATH=VALUE, or name its models",
+        )
+    if other := next((argument for argument in arguments[1:] if "=" not in argument), None):
+        mend = f"one recipe at a time; to measure {other}, name models alone"
+        raise UserError(f"{other} behind the recipe {arguments[0]} is no KEY.PATH=VALUE", mend=mend)
+    return load_step("eval", arguments[0], arguments[1:])
 
 
 def limited(step: EvalStep, limit: int) -> EvalStep:

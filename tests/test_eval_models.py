@@ -102,7 +102,8 @@ def test_a_path_with_an_equals_sign_is_a_model_and_a_field_an_override(here: Pat
         (["nano/eval", "--tasks", "piqa"], "go with models"),
         (["runs/mine/sft", "--tasks", "piqua"], "did you mean piqa?"),
         (["runs/mine/sft", "--tasks", "loss"], "add --data FILE"),
-        (["runs/mine/sft", "--tasks", "piqa", "--data", "rows.jsonl"], "name one in --tasks"),
+        (["runs/mine/sft", "--tasks", "piqa", "--data", "rows.jsonl"], "no task measures on --data"),
+        (["runs/mine/sft", "--tasks", "piqa", "--data", "exact=rows.jsonl"], "name in --tasks: exact"),
         (["runs/mine/sft", "--tasks", "piqa", "--benchmarks", "runs"], "no folder piqa with the files"),
         (["runs/mine/sft", "--tasks", "piqa", "--compare"], "name another model"),
         (["runs/mine/sft", "runs/mine/dpo", "--baseline", "sfd"], "--baseline sft or dpo"),
@@ -133,6 +134,9 @@ def test_tasks_are_those_of_a_recipe_by_name(here: Path) -> None:
         "loss": EvalTask(task="loss", data=rows),
     }
     assert tuple(step_of("a/b").tasks) == DEFAULT_TASKS
+    write_jsonl(here / "pairs.jsonl", [])
+    own = step_of("a/b", tasks=["loss", "preference"], data=["loss=rows.jsonl", "preference=pairs.jsonl"]).tasks
+    assert [Path(own[name].data[0].source).name for name in own] == ["rows.jsonl", "pairs.jsonl"]
 
 
 def test_files_are_found_under_the_names_that_their_folders_have(here: Path) -> None:
@@ -243,6 +247,16 @@ def test_replies_of_another_model_are_measured_beside_one(here: Path, cli: Cli) 
     ran = cli("eval", "other.jsonl", "runs/mine/sft", *options, "--compare")
     assert ran.code == 0, ran.err
     assert "ifeval prompt_strict" in ran.out
+
+
+def test_a_model_that_cannot_be_asked_is_told_before_others_are_measured(here: Path, cli: Cli) -> None:
+    (here / "runs/mine/dpo/model/chat_template.jinja").unlink()
+    options = ("--tasks", "ifeval", "--benchmarks", "bench", "tasks.ifeval.max_new_tokens=4")
+    ran = cli("eval", "runs/mine/sft", "runs/mine/dpo", *options)
+    assert ran.code == 2
+    assert ran.err == "error models.dpo: the model has no chat template → set template: smollm2, chatml or hermes\n"
+    assert not list((here / "runs").rglob("checkpoints"))
+    assert cli("eval", "runs/mine/sft", "runs/mine/dpo", *options, "template=chatml").code == 0
 
 
 # --- what stands behind a figure -------------------------------------------------------------------------------------

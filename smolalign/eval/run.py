@@ -16,6 +16,7 @@ from smolalign import __version__
 from smolalign.adapters import is_adapter, merging
 from smolalign.chat.render import render_prompt, require_trainable_template
 from smolalign.data.gather import gather_sources
+from smolalign.errors import UserError
 from smolalign.eval.bfcl import read_bfcl
 from smolalign.eval.call_items import CallItem
 from smolalign.eval.compare import compare
@@ -51,6 +52,10 @@ def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
     order = _references_first(step)
     rows, data_report = _rows(step, folder)
     given = _given(step, rows)
+    for name in step.models:
+        # Before hours go into the models in front of one that cannot be asked.
+        if name not in given:
+            _tokenizer(step, name)
     finished = Finished(folder / "checkpoints" / "eval")
     outputs: dict[tuple[str, str], Measured] = {}
     models: dict[str, dict[str, Any]] = {}
@@ -172,13 +177,26 @@ def _given(step: EvalStep, rows: Mapping[str, Asked]) -> dict[str, Loaded]:
     }
 
 
-def _load(step: EvalStep, name: str, given: Mapping[str, Loaded], report: Reporter) -> Loaded:
-    if name in given:
-        return given[name]
+def _tokenizer(step: EvalStep, name: str) -> Any:
+    """A model's tokenizer.
+
+    Raises:
+        UserError: it lacks the chat template that a task needs.
+    """
     tokenizer = load_tokenizer(step.models[name], step.template)
     asks = bool(step.showcase) or any(task.task not in UNASKED or task.chat for task in step.tasks.values())
     if (asks and not tokenizer.chat_template) or any(task.task in SCORED for task in step.tasks.values()):
-        require_trainable_template(tokenizer)
+        try:
+            require_trainable_template(tokenizer)
+        except UserError as error:
+            raise error.at(f"models.{name}") from None
+    return tokenizer
+
+
+def _load(step: EvalStep, name: str, given: Mapping[str, Loaded], report: Reporter) -> Loaded:
+    if name in given:
+        return given[name]
+    tokenizer = _tokenizer(step, name)
     if is_adapter(Path(step.models[name])):
         report.say(f"{name}: {merging(Path(step.models[name]))}")
     model = load_model(step.models[name]).eval()

@@ -120,7 +120,9 @@ class EvalTask(Strict):
     @model_validator(mode="after")
     def fields_of_long_texts_fit_the_task(self) -> EvalTask:
         for task, names in {"needle": ("lengths", "depths", "needles"), "perplexity": ("max_length", "stride")}.items():
-            if self.task != task and (name := next((name for name in names if name in self.model_fields_set), None)):
+            # Not model_fields_set: the resolved recipe names every field, and runs again.
+            given = (name for name in names if getattr(self, name) != type(self).model_fields[name].default)
+            if self.task != task and (name := next(given, None)):
                 raise ValueError(f"{name} is for task: {task}, this one is {self.task}")
         if self.stride is not None and self.max_length is not None and self.stride > self.max_length:
             raise ValueError(

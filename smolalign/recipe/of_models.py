@@ -21,7 +21,7 @@ DEFAULT_TASKS = ("ifeval", "hellaswag", "arc_easy", "arc_challenge", "piqa", "gs
 BENCHMARKS: tuple[str, ...] = get_args(BenchmarkName)
 KINDS: tuple[str, ...] = tuple(k for k in get_args(EvalTask.model_fields["task"].annotation) if k != "benchmark")
 # What has questions of its own; the others measure on the rows of --data.
-ON_DATA = ("exact", "style", "preference", "tool_calls", "loss", "perplexity")
+ON_DATA = ("exact", "style", "preference", "tool_calls", "loss", "perplexity", "mt_bench", "pairwise")
 # Folders under which a benchmark's files may lie, besides its own name.
 _FOLDERS = {
     "arc_easy": ("ARC-Easy", "arc"),
@@ -42,7 +42,7 @@ class Wishes:
     Attributes:
         tasks: benchmarks and kinds of task; empty for the default ones.
         benchmarks: folder in which each benchmark has a folder of its files; without it the Hub is read.
-        data: rows for the tasks that measure on rows.
+        data: rows for the tasks that measure on rows, `TASK=FILE` for one of them alone.
         chat: ask benchmarks through the chat template.
     """
 
@@ -163,12 +163,14 @@ def _tasks(wishes: Wishes) -> dict[str, Any]:
     names = list(dict.fromkeys(wishes.tasks or DEFAULT_TASKS))
     found: dict[str, Any] = {}
     errors: list[UserError] = []
-    if wishes.data and not any(name in ON_DATA for name in names):
-        there = ", ".join(name for name in ON_DATA if name in KINDS)
-        errors.append(UserError("no task measures on the rows of --data", mend=f"name one in --tasks: {there}"))
+    data = [_for_task(source) for source in wishes.data]
+    for task, source in data:
+        if task not in names if task else not any(name in ON_DATA for name in names):
+            there = task or ", ".join(name for name in ON_DATA if name in KINDS)
+            errors.append(UserError(f"no task measures on --data {source}", mend=f"name in --tasks: {there}"))
     for name in names:
         try:
-            found[name] = _task(name, wishes)
+            found[name] = _task(name, wishes, [source for task, source in data if task in (None, name)])
         except UserError as error:
             errors.append(error)
     if errors:
@@ -176,7 +178,15 @@ def _tasks(wishes: Wishes) -> dict[str, Any]:
     return found
 
 
-def _task(name: str, wishes: Wishes) -> dict[str, Any]:
+def _for_task(source: str) -> tuple[str | None, str]:
+    """The task that rows are for, if only one, and where they are: an absolute path or a Hub id."""
+    task, equals, rows = source.partition("=")
+    own = bool(equals) and task in ON_DATA and not Path(source).exists()
+    path = Path(rows if own else source).expanduser()
+    return task if own else None, str(path.resolve()) if path.exists() else str(path)
+
+
+def _task(name: str, wishes: Wishes, data: Sequence[str]) -> dict[str, Any]:
     place = _place(name, wishes.benchmarks) if name in (*BENCHMARKS, "ifeval") and wishes.benchmarks else None
     if name in BENCHMARKS:
         files = {"files": str(place)} if place else {}
@@ -189,14 +199,9 @@ def _task(name: str, wishes: Wishes) -> dict[str, Any]:
         raise UserError(f"no task {name!r}", mend=mend)
     if name not in ON_DATA:
         return {"task": name}
-    if not wishes.data:
-        raise UserError(f"{name} measures on rows, and none are named", mend="add --data FILE")
-    return {"task": name, "data": [{"source": _source(source)} for source in wishes.data]}
-
-
-def _source(source: str) -> str:
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else source
+    if not data:
+        raise UserError(f"{name} measures on rows, and none are named", mend=f"add --data FILE or --data {name}=FILE")
+    return {"task": name, "data": [{"source": source} for source in data]}
 
 
 def _place(name: str, folder: Path) -> Path:
