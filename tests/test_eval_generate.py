@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import tiny_tokenizer
+import yaml
+from conftest import Ran, chats, tiny_tokenizer, write_jsonl
 
 from smolalign.errors import UserError
 from smolalign.eval.generate import Generated, generate
@@ -195,3 +197,21 @@ def test_replies_that_fail_are_counted_and_the_others_told(
         )
     assert sorted(told) == [0, 2]
     assert generate(*sharp, [], max_new_tokens=4, batch_size=2) == []
+
+
+def test_prompts_that_do_not_fit_count_as_not_answered_and_are_told(
+    cli: Callable[..., Ran], sharp_model: Path, tmp_path: Path
+) -> None:
+    rows = chats(3)
+    rows[1]["messages"][0]["content"] = "What? " * 200
+    write_jsonl(tmp_path / "chats.jsonl", rows)
+    task = {"task": "exact", "data": [{"source": "chats.jsonl"}], "max_new_tokens": 4}
+    recipe = {"kind": "eval", "models": {"m": str(sharp_model)}, "tasks": {"chat": task}}
+    (tmp_path / "eval.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    ran = cli("eval", tmp_path / "eval.yaml", "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert "m: chat: 1 prompts are longer than the model reads, and count as not answered" in ran.out
+    metrics = json.loads((tmp_path / "out" / "eval" / "step.json").read_text(encoding="utf-8"))["metrics"]
+    assert metrics["details"]["m"]["chat"]["prompts_unread"] == 1
+    samples = [json.loads(line) for line in (tmp_path / "out/eval/samples.jsonl").read_text().splitlines()]
+    assert [one.get("unread", False) for one in samples] == ["What? What?" in str(one["prompt"]) for one in samples]
