@@ -63,6 +63,7 @@ def check_steps(
             *_check_call_tasks(name, recipe, chain),
             *_check_instruction_tasks(name, recipe, chain),
             *_check_benchmarks(name, recipe),
+            *_check_judges(name, recipe, chain),
             *_check_assembly(name, recipe, chain),
         ]:
             wrong = wrong or finding.problem is not None
@@ -159,6 +160,23 @@ def _check_benchmarks(name: str, recipe: Recipe) -> Iterator[Finding]:
                 found = read_benchmark(task.benchmark or "", place, with_examples=shots(task) > 0)
                 items = sum(len(one.measured) for one in found)
                 yield Finding(name, f"{task.files}: {task.benchmark}, {_counted(items)} read")
+        except UserError as error:
+            yield Finding(name, problem=error.at(recipe.file))
+
+
+def _check_judges(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
+    """That what a judge is to read can be read, and that its key is set; it is not asked."""
+    tasks = recipe.step.tasks.values() if isinstance(recipe.step, EvalStep) else ()
+    for task in (task for task in tasks if task.judge is not None):
+        from smolalign.eval.judged import read_judged
+
+        try:
+            sources = [resolve_data(data, recipe, chain.run_folder)[0] for data in task.data]
+            beside = {field: getattr(task, field) for field in ("judge_prompts", "reference_answers")}
+            found = {field: resolve_beside(path, recipe)[0] for field, path in beside.items() if path}
+            asked = read_judged(task.model_copy(update={"data": sources, **found}), greet=False)
+            called = ", ".join(data.source for data in task.data)
+            yield Finding(name, f"{called}: {task.task}, {_counted(len(asked))} read")
         except UserError as error:
             yield Finding(name, problem=error.at(recipe.file))
 

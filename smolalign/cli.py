@@ -12,6 +12,7 @@ import typer
 
 from smolalign import __version__
 from smolalign.cli_apps import app as apps
+from smolalign.cli_eval import evaluate
 from smolalign.environment import prepare
 from smolalign.errors import Failed, UserError, UserErrors
 from smolalign.processes import count, end_with_launcher, is_launched, is_main, tell_launcher
@@ -192,12 +193,7 @@ def fc(
     _step("fc", recipe, overrides, out, fresh, dry_run, launch=(launch, processes, config), **own)
 
 
-@app.command(name="eval")
-def evaluate(
-    recipe: RecipeArgument, overrides: Overrides = None, out: Out = None, fresh: Fresh = False, dry_run: DryRun = False
-) -> None:
-    """Measure models side by side."""
-    _step("eval", recipe, overrides, out, fresh, dry_run)
+app.command(name="eval")(evaluate)
 
 
 @app.command()

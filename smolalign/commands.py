@@ -14,6 +14,7 @@ from smolalign.console import (
     print_instruction_types,
     print_line,
     print_marked,
+    print_needles,
     print_showcase,
     print_stage_table,
     print_step,
@@ -53,7 +54,7 @@ def run_chain(argument: str, overrides: Sequence[str], out: Path | None, *, fres
         print_line(f"everything is cached in {run_folder}")
     for result in results:
         if result.manifest["kind"] == "eval":
-            _show_evaluation(result)
+            show_evaluation(result)
     _say_where_to_chat(results)
 
 
@@ -73,22 +74,28 @@ def run_one(
     """One step by its recipe, or by `--model` and `--data`."""
     engine = _engine(engine_file)
     recipe = _one_recipe(kind, argument, overrides, model, data)
-    name = _name(recipe)
-    run_folder = out or default_run_folder(recipe)
-    if dry_run:
-        _say_what_would_run({**_neighbours(recipe), name: recipe}, run_folder, only=name)
-        if explain:
-            _explain(recipe, run_folder)
-        if engine:
-            print_line(f"engine: {engine.line()}")
-        return
-    result = _run(name, recipe, run_folder, fresh, explain=explain, engine=engine)
-    if kind == "eval":
-        _show_evaluation(result)
+    result = run_recipe(recipe, out, fresh=fresh, dry_run=dry_run, explain=explain, engine=engine)
+    if result is None:
         return
     if kind == "smoltalk" and (found := read_json(result.folder / "data_report.json")):
         print_data_report(found)
     print_line(f"in {result.folder}")
+
+
+def run_recipe(
+    recipe: Recipe, out: Path | None, *, fresh: bool, dry_run: bool, explain: bool = False, engine: Engine | None = None
+) -> StepResult | None:
+    """Run a step, or with `dry_run` say what would run."""
+    name = _name(recipe)
+    run_folder = out or default_run_folder(recipe)
+    if not dry_run:
+        return _run(name, recipe, run_folder, fresh, explain=explain, engine=engine)
+    _say_what_would_run({**_neighbours(recipe), name: recipe}, run_folder, only=name)
+    if explain:
+        _explain(recipe, run_folder)
+    if engine:
+        print_line(f"engine: {engine.line()}")
+    return None
 
 
 def launch_one(
@@ -130,6 +137,11 @@ def _one_recipe(
         return recipe_from_options(kind, model, data, overrides)
     if model or data:
         raise UserError("a recipe and --model or --data together", mend=f"override the recipe: model={model or '...'}")
+    return load_step(kind, argument, overrides)
+
+
+def load_step(kind: str, argument: str, overrides: Sequence[str]) -> Recipe:
+    """The recipe of a step, which must be of that kind."""
     recipe = load_recipe(find_recipe(argument), overrides)
     if recipe.kind != kind:
         raise UserError(
@@ -330,10 +342,13 @@ def _name(recipe: Recipe) -> str:
     return recipe.kind
 
 
-def _show_evaluation(result: StepResult) -> None:
-    print_stage_table(result.manifest["metrics"])
+def show_evaluation(result: StepResult, *, with_table: bool = True) -> None:
+    """What an eval step measured, and its showcase."""
+    if with_table:
+        print_stage_table(result.manifest["metrics"])
     print_call_errors(result.manifest["metrics"])
     print_instruction_types(result.manifest["metrics"])
+    print_needles(result.manifest["metrics"])
     print_showcase(result.manifest["metrics"]["showcase"])
 
 

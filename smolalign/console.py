@@ -20,6 +20,7 @@ from smolalign.data.assembly.figures import compact, count, share
 from smolalign.data.assembly.reasons import GROUPS, dropped_in_all, group_of
 from smolalign.errors import UserError, UserErrors
 from smolalign.eval.call_match import CLASSES
+from smolalign.eval.kinds import ROWS_OF_TASK
 from smolalign.processes import is_main
 from smolalign.report import Progress
 
@@ -146,6 +147,7 @@ def print_stage_table(metrics: Mapping[str, Any]) -> None:
     columns = [*longest, *(column for row in rows.values() for column in row if column not in longest)]
     errors = {name: _standard_errors(tasks) for name, tasks in metrics.get("details", {}).items()}
     wide = {column for row in errors.values() for column in row}
+    plain = _plain_columns(metrics)
     for beside in _side_by_side(list(dict.fromkeys(columns)), out.width - max(map(cell_len, rows)) - 2, wide):
         table = Table(header_style="bold", box=None, padding=(0, 1))
         table.add_column("", no_wrap=True)
@@ -153,13 +155,23 @@ def print_stage_table(metrics: Mapping[str, Any]) -> None:
             table.add_column("\n".join(_words(column)), justify="right", no_wrap=True)
         for name, row in rows.items():
             own = errors.get(name, {})
-            table.add_row(name, *(_cell(column, row.get(column), own.get(column)) for column in beside))
+            table.add_row(
+                escape(name), *(_cell(column, row.get(column), own.get(column), column in plain) for column in beside)
+            )
         out.print(table)
 
 
+def _plain_columns(metrics: Mapping[str, Any]) -> set[str]:
+    """Those of figures that are no shares."""
+    details: Mapping[str, Mapping[str, Any]] = metrics.get("details", {})
+    return {f"{t}.{name}" for tasks in details.values() for t, one in tasks.items() for name in one.get("plain", ())}
+
+
 def _standard_errors(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Those of a model's figures, by column."""
-    return {f"{title}.{name}": error for title, one in tasks.items() for name, error in one.get("stderr", {}).items()}
+    """Those of a model's figures that are shown with them, by column: of benchmarks. What is measured on a recipe's own
+    rows has many narrow columns; their errors are in the comparison and in the manifest."""
+    shown = {title: one.get("stderr", {}) for title, one in tasks.items() if one.get("task") not in ROWS_OF_TASK}
+    return {f"{title}.{name}": error for title, errors in shown.items() for name, error in errors.items()}
 
 
 def _words(column: str) -> list[str]:
@@ -189,6 +201,32 @@ def _side_by_side(columns: Sequence[str], room: int, wide: Set[str]) -> list[lis
                 tables.append([])
             tables[-1].append(column)
     return tables
+
+
+def print_columns(heads: Sequence[str], lines: Sequence[Sequence[str]], *, kept: int) -> None:
+    """Names with figures beside them, in as many tables as the screen's width asks for.
+
+    Args:
+        heads: of the columns, the first of which has names.
+        lines: cells of each line.
+        kept: how many columns stand at the beginning of each table.
+    """
+    widths = [max(cell_len(cell) for cell in column) + 2 for column in zip(heads, *lines, strict=True)]
+    room = out.width - sum(widths[:kept])
+    groups: list[list[int]] = [[]]
+    for number in range(kept, len(heads)):
+        if groups[-1] and sum(widths[one] for one in [*groups[-1], number]) > room:
+            groups.append([])
+        groups[-1].append(number)
+    for group in groups:
+        table = Table(header_style="bold", box=None, padding=(0, 1))
+        table.add_column(escape(heads[0]), overflow="fold")
+        shown = [*range(kept), *group]
+        for number in shown[1:]:
+            table.add_column(escape(heads[number]), justify="right", overflow="fold")
+        for line in lines:
+            table.add_row(*(escape(line[number]) for number in shown))
+        out.print(table)
 
 
 def print_call_errors(metrics: Mapping[str, Any]) -> None:
@@ -232,6 +270,32 @@ def print_instruction_types(metrics: Mapping[str, Any]) -> None:
             cells = [f"{100 * one[how]:.1f}" for one in types for how in ("strict", "loose")]
             table.add_row(escape(name), count(asked["count"]), *cells)
         out.print(table)
+
+
+def print_needles(metrics: Mapping[str, Any]) -> None:
+    """The needles that each model found, in percent: a line a depth, a column a length, from red to green."""
+    for name, tasks in metrics.get("details", {}).items():
+        for title, one in tasks.items():
+            if "grid" not in one:
+                continue
+            found = {(cell["length"], cell["depth"]): cell for cell in one["grid"]}
+            table = Table(header_style="bold", box=None, padding=0)
+            table.add_column(f"{escape(name)}: {escape(title)} ", overflow="fold")
+            for length in one["lengths"]:
+                table.add_column(f"{length:>7}", justify="right", no_wrap=True)
+            for depth in one["depths"]:
+                cells = (_heat(found[length, depth]) for length in one["lengths"])
+                table.add_row(f"{100 * depth:g}% deep", *cells)
+            out.print(table)
+
+
+def _heat(cell: Mapping[str, Any]) -> Text:
+    """A cell of the map; dots where nothing was asked."""
+    if not cell["asked"]:
+        return Text("·".rjust(7))
+    share = cell["found"] / cell["asked"]
+    red, green = round(190 * min(1, 2 - 2 * share)), round(150 * min(1, 2 * share))
+    return Text(f"{100 * share:.0f}".rjust(7), f"white on rgb({red},{green},40)" if out.is_terminal else "")
 
 
 def print_data_report(report: Mapping[str, Any]) -> None:
@@ -324,9 +388,11 @@ def print_marked(title: str, parts: Sequence[tuple[str, bool]], footer: str) -> 
     out.print(f"[dim]{escape(footer)}[/dim]")
 
 
-def _cell(column: str, value: float | None, error: float | None = None) -> str:
+def _cell(column: str, value: float | None, error: float | None = None, plain: bool = False) -> str:
     if value is None:
         return "–"
-    if column.endswith(".loss"):
+    if column.endswith((".loss", ".bits_per_byte")):
         return f"{value:.3f}"
+    if plain:
+        return f"{value:.2f}" + (f" ± {error:.2f}" if error is not None else "")
     return f"{100 * value:.1f}" + (f" ± {100 * error:.1f}" if error is not None else "")

@@ -59,6 +59,13 @@ class UserErrors(UserError):
     def line(self) -> str:
         return "\n".join(error.line() for error in self.errors)
 
+    def at(self, where: object) -> UserErrors:
+        """The same mistakes, those without a place of their own at this one."""
+        for error in self.errors:
+            error.at(where)
+        self.args = (self.line(),)
+        return self
+
 
 def require_no_wrong_rows(errors: Sequence[UserError], most: int = 10) -> None:
     """Raises UserError where there are any, which tells the first ones and counts the others."""

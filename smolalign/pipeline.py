@@ -114,6 +114,8 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
                     "data": [source(item) for item in task.data],
                     "possible_answer": beside(task.possible_answer),
                     "files": beside(task.files),
+                    "judge_prompts": beside(task.judge_prompts),
+                    "reference_answers": beside(task.reference_answers),
                 }
             )
             for name, task in recipe.step.tasks.items()

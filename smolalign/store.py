@@ -20,6 +20,8 @@ _DATA_FILES = ("data_report.html", "rejected.jsonl")
 # What a step may leave in its folder, the manifest first.
 _FILES = (MANIFEST, "recipe.yaml", "metrics.jsonl", "data_report.json", "samples.jsonl", "before.json", *_DATA_FILES)
 _FOLDERS = ("model", "data", "checkpoints", "adapter")
+# What a judge was paid for, by request: no other step takes it for its own, so it outlives changes of a recipe.
+JUDGEMENTS = "judgements.jsonl"
 
 # Raised when a change of the package changes what a step makes of the same recipe and the same data.
 DATA_VERSION = 6
@@ -129,7 +131,10 @@ def step_folder(folder: Path, fingerprint: str, *, fresh: bool) -> Iterator[bool
         started = read_json(folder / STARTED)
         resumed = not fresh and started is not None and started.get("fingerprint") == fingerprint
         if not resumed:
-            _empty(folder, ours=started is not None or read_manifest(folder) is not None)
+            ours = started is not None or read_manifest(folder) is not None
+            _empty(folder, ours=ours)
+            if fresh and ours:
+                (folder / JUDGEMENTS).unlink(missing_ok=True)
             write_json(folder / STARTED, {"fingerprint": fingerprint})
         yield resumed
 

@@ -16,7 +16,7 @@ from smolalign.data.catalogue import offer, read_catalogue
 from smolalign.data.formats.schemas import with_json_types
 from smolalign.data.load import load_rows
 from smolalign.errors import UserError
-from smolalign.eval import run, tasks
+from smolalign.eval import run
 from smolalign.eval.bfcl import read_bfcl
 from smolalign.eval.generate import Generated
 from smolalign.recipe.data import DataSource
@@ -295,7 +295,7 @@ def test_wrong_answers_are_counted_by_class_and_shown(
         asked = [tokenizer.decode(prompt).split("<|im_start|>user\n")[1].split("<|im_end|>")[0] for prompt in prompts]
         return [Generated(replies.get(text, "<tool_call>"), True) for text in asked]
 
-    monkeypatch.setattr(tasks, "generate", answer)
+    monkeypatch.setattr("smolalign.eval.replies.generate", answer)
     monkeypatch.setattr(run, "generate", answer)
     ran = cli("eval", all_sets(tmp_path, tiny_model), "--out", tmp_path / "out")
     assert ran.code == 0, ran.err

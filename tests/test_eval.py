@@ -192,7 +192,7 @@ def replies(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any
             asked.append({"prompts": [tokenizer.decode(ids) for ids in prompts], **more})
             return [Generated(*answer) for answer in answers]
 
-        monkeypatch.setattr(tasks, "generate", stub)
+        monkeypatch.setattr("smolalign.eval.replies.generate", stub)
         return asked
 
     return prepare

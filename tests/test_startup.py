@@ -55,6 +55,8 @@ def layer(module: str) -> int:
     by_part = {
         "cli": 7,
         "cli_apps": 7,
+        "cli_eval": 7,
+        "evaluation": 6,
         "commands": 6,
         "console": 5,
         "check": 5,
@@ -112,7 +114,7 @@ def test_the_lowest_modules_import_the_standard_library_and_each_other_only(modu
 
 @pytest.mark.parametrize(
     ("library", "only"),
-    [("typer", {"smolalign.cli", "smolalign.cli_apps"}), ("rich", {"smolalign.console"})],
+    [("typer", {"smolalign.cli", "smolalign.cli_apps", "smolalign.cli_eval"}), ("rich", {"smolalign.console"})],
 )
 def test_the_modules_of_the_screen_alone_import_its_libraries(library: str, only: set[str]) -> None:
     using = {module for module in MODULES if library in {name.split(".")[0] for name in imports(module)}}
@@ -133,11 +135,12 @@ def loaded_by(code: str) -> set[str]:
 @pytest.mark.parametrize(
     "modules",
     [
-        "smolalign.cli, smolalign.cli_apps, smolalign.commands",
+        "smolalign.cli, smolalign.cli_apps, smolalign.cli_eval, smolalign.commands, smolalign.evaluation",
         "smolalign.recipe.load, smolalign.recipe.shipped",
         "smolalign.check, smolalign.preview, smolalign.look, smolalign.launch",
         "smolalign.pipeline",
         "smolalign.data.load, smolalign.data.gather, smolalign.data.smoltalk",
+        "smolalign.eval.judged",
     ],
 )
 def test_what_every_command_needs_loads_nothing_heavy(modules: str) -> None:

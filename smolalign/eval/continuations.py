@@ -8,9 +8,10 @@ compute their common examples once a batch, and nothing is padded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,7 +74,12 @@ class Row:
 
 
 def score(
-    model: Any, continuations: Sequence[Continuation], longest: int, done: Callable[[int], None] = lambda _: None
+    model: Any,
+    continuations: Sequence[Continuation],
+    longest: int,
+    done: Callable[[int], None] = lambda _: None,
+    scored: Callable[[int, tuple[float, bool]], None] = lambda index, result: None,
+    known: Mapping[int, tuple[float, bool]] | None = None,
 ) -> list[tuple[float, bool]]:
     """Log-probability in nats of each continuation, and whether the model would write it, decoding greedily.
 
@@ -82,26 +88,39 @@ def score(
         continuations: what to score, none longer than `longest`.
         longest: tokens that the model can read.
         done: told how many are scored, after each batch.
+        scored: told the index of each continuation and its result, batch by batch.
+        known: results by index that an earlier run found; batches that they fill are not computed again.
     """
     inputs = [one.inputs(longest) for one in continuations]
-    found: list[tuple[float, bool]] = [(0.0, False)] * len(inputs)
+    found = dict(known or {})
     tokens_at_once = min(TOKENS_AT_ONCE, max(1, LOGITS_AT_ONCE // model.config.get_text_config().vocab_size))
-    scored = 0
-    with _fast_products(model), torch.inference_mode():
-        if shares_beginnings(model):
-            with attending_per_document(model, _kernel(model)):
-                for row in rows(inputs, [len(one.tokens) for one in continuations], tokens_at_once):
-                    for index, result in _score_row(model, row, continuations):
-                        found[index] = result
-                    scored += len(row.members)
-                    done(scored)
-        else:
-            for batch in _padded_batches(inputs, tokens_at_once):
-                for index, result in _score_padded(model, batch, inputs, continuations):
+    with _fast_products(model), torch.inference_mode(), _scoring(model, inputs, continuations, tokens_at_once) as parts:
+        for members, compute in parts:
+            # The batches stay those of a run that was not cut off, so that their results are the same to the bit.
+            if not all(index in found for index in members):
+                for index, result in compute():
                     found[index] = result
-                scored += len(batch)
-                done(scored)
-    return found
+                    scored(index, result)
+            done(len(found))
+    return [found[index] for index in range(len(continuations))]
+
+
+Part = tuple[Sequence[int], Callable[[], Iterator[tuple[int, tuple[float, bool]]]]]
+"""The indexes of a batch's continuations, and what computes their results."""
+
+
+@contextmanager
+def _scoring(
+    model: Any, inputs: Sequence[list[int]], continuations: Sequence[Continuation], tokens_at_once: int
+) -> Iterator[Iterator[Part]]:
+    """All continuations in batches, with the attention that they need while it lasts."""
+    if not shares_beginnings(model):
+        batches = _padded_batches(inputs, tokens_at_once)
+        yield ((batch, partial(_score_padded, model, batch, inputs, continuations)) for batch in batches)
+        return
+    with attending_per_document(model, _kernel(model)):
+        found = rows(inputs, [len(one.tokens) for one in continuations], tokens_at_once)
+        yield (([index for index, _ in row.members], partial(_score_row, model, row, continuations)) for row in found)
 
 
 def shares_beginnings(model: Any) -> bool:

@@ -11,14 +11,13 @@ import hashlib
 import logging
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smolalign.errors import UserError
 from smolalign.eval.benchmark_files import BENCHMARKS, Benchmark, Local, read_benchmark
-from smolalign.eval.uncertainty import standard_error
 from smolalign.recipe.measure import EvalTask
 
 
@@ -40,7 +39,7 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Means over all items, by metric, their standard errors and how they came about, and every item's outputs."""
+    """Means over all items, by metric, how they came about, and every item's outputs with its values."""
 
     means: dict[str, float]
     details: dict[str, Any]
@@ -153,7 +152,7 @@ def measure(loaded: Any, task: EvalTask, items: Items) -> Scores:
 
     from smolalign.eval.harness_model import MAX_NEW_TOKENS, HarnessModel
 
-    model = HarnessModel(loaded.model, loaded.tokenizer, loaded.batch_size, loaded.progress)
+    model = HarnessModel(loaded.model, loaded.tokenizer, loaded.batch_size, loaded.progress, loaded.journal)
     _set_examples(items.tasks, shots(task))
     results = evaluate(
         model,
@@ -164,38 +163,34 @@ def measure(loaded: Any, task: EvalTask, items: Items) -> Scores:
         fewshot_as_multiturn=task.chat,
     )
     samples = [{"of": name, **sample} for name in items.tasks for sample in results["samples"][name]]
-    values = _values(samples)
+    several = len({sample["filter"] for sample in samples}) > 1
+    found = [_sample(sample, several) for sample in samples]
+    names = dict.fromkeys(name for sample in samples for name in _values(sample, several))
+    means = {name: statistics.fmean(sample[name] for sample in found if name in sample) for name in names}
     first = next(iter(items.tasks.values()))
     generates = first.get_config("output_type") == "generate_until"
     details = {
-        "stderr": {metric: round(standard_error(found), 6) for metric, found in values.items()},
         "benchmark": task.benchmark,
         "tasks": len(items.tasks),
         "items": len(items),
         "num_fewshot": shots(task),
         "decoding": {"max_gen_toks": MAX_NEW_TOKENS, **first.get_config("generation_kwargs")} if generates else None,
-        "template": _template(loaded.tokenizer) if task.chat else None,
+        "template": template_hash(loaded.tokenizer) if task.chat else None,
         "contexts_cut": model.cut,
         "harness": version,
     }
-    means = {metric: statistics.fmean(found) for metric, found in values.items()}
-    return Scores(means, details, [_sample(sample) for sample in samples])
+    return Scores(means, details, found)
 
 
-def _values(samples: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """The items' values by metric; where a task has several ways to find an answer, by both."""
-    filters = {sample["filter"] for sample in samples}
-    found: dict[str, list[float]] = {}
-    for sample in samples:
-        for metric in sample["metrics"]:
-            name = metric if len(filters) == 1 else f"{metric}_{sample['filter'].replace('-', '_')}"
-            found.setdefault(name, []).append(float(sample[metric]))
-    return found
+def _values(sample: Mapping[str, Any], several: bool) -> dict[str, float]:
+    """An item's values by metric; where a task has several ways to find an answer, the way is part of the name."""
+    way = f"_{sample['filter'].replace('-', '_')}" if several else ""
+    return {f"{metric}{way}": float(sample[metric]) for metric in sample["metrics"]}
 
 
-def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
+def _sample(sample: Mapping[str, Any], several: bool) -> dict[str, Any]:
     """An item's outputs: log-probabilities of the choices, or the answer as written and as found in it."""
-    values = {metric: float(sample[metric]) for metric in sample["metrics"]}
+    values = {**_values(sample, several=False), **_values(sample, several)}
     contexts = [arguments[0] for arguments in sample["arguments"]]
     asked = {"of": sample["of"], "item": sample["doc_id"], "prompt": contexts[0], "target": sample["target"]}
     if not isinstance(sample["arguments"][0][1], str):
@@ -207,6 +202,6 @@ def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     return {**asked, "choices": choices, "log_probs": [resps[0][0] for resps in sample["resps"]], **values}
 
 
-def _template(tokenizer: Any) -> str:
+def template_hash(tokenizer: Any) -> str:
     """The beginning of the SHA-256 of the chat template that prompts were rendered with."""
     return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()[:12]

@@ -7,7 +7,6 @@ with the prefix token, and what is too long is cut at its beginning.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,8 +22,9 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from smolalign.errors import UserError
 from smolalign.eval.continuations import Continuation, score
-from smolalign.serve.engine import Engine
-from smolalign.serve.row import Ask, Piece
+from smolalign.eval.journal import Journal
+from smolalign.serve.offline import Answer, answer_all
+from smolalign.serve.row import Ask
 from smolalign.serve.sampling import Sampling
 
 # Tokens of an answer where a task does not say, as harness's `hf` model has it.
@@ -41,6 +41,7 @@ class HarnessModel(TemplateLM):
         tokenizer: its own.
         batch_size: answers generated at once.
         progress: told what is done, and of how many.
+        journal: where answers and scores are kept, and those of an earlier run lie.
 
     Attributes:
         cut: requests so far whose context was cut at its beginning, since it was longer than the model reads.
@@ -52,10 +53,11 @@ class HarnessModel(TemplateLM):
         tokenizer: Any,
         batch_size: int,
         progress: Callable[[int, int], None] = lambda done, total: None,
+        journal: Journal | None = None,
     ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self._device, self._progress = model.device, progress
+        self._device, self._progress, self._journal = model.device, progress, journal or Journal()
         self.max_length = resolve_max_length(model.config, tokenizer)
         self.cut = 0
 
@@ -109,7 +111,15 @@ class HarnessModel(TemplateLM):
                 what = f"an answer of {len(one.tokens)} tokens"
                 raise UserError(f"{what} cannot be scored: the model reads {self.max_length} at most")
         self.cut += sum(len(one.context) + len(one.tokens) > self.max_length + 1 for one in asked)
-        return score(self.model, asked, self.max_length, lambda done: self._progress(done, len(asked)))
+        recalled = self._journal.of("log_prob", [[list(one.context), list(one.tokens)] for one in asked])
+        return score(
+            self.model,
+            asked,
+            self.max_length,
+            done=lambda done: self._progress(done, len(asked)),
+            scored=recalled.keep,
+            known={place: tuple(found) for place, found in recalled.known.items()},
+        )
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Log-probability in nats of each whole text, every token behind as many others as the model reads."""
@@ -158,29 +168,17 @@ class HarnessModel(TemplateLM):
         return Ask(tuple(ids[-room:]), settings["max_gen_toks"], Sampling(temperature=0.0), stop), until
 
     def _answers(self, asks: Sequence[Ask]) -> list[str]:
-        """The text of each answer, from a running batch that each leaves when it ends."""
-        texts, left, ended = [""] * len(asks), len(asks), threading.Event()
-        errors: list[str] = []
+        """The text of each answer."""
+        recalled = self._journal.of("answer", [[list(ask.prompt), ask.max_tokens, list(ask.stop)] for ask in asks])
+        texts = dict(recalled.known)
+        left = [place for place in range(len(asks)) if place not in texts]
 
-        def take(index: int, piece: Piece) -> None:
-            nonlocal left
-            texts[index] += piece.text
-            if piece.error is not None or piece.finish is not None:
-                errors.extend([piece.error] if piece.error is not None else [])
-                left -= 1
-                self._progress(len(asks) - left, len(asks))
-                if not left:
-                    ended.set()
+        def take(index: int, answer: Answer) -> None:
+            texts[left[index]] = answer.text
+            recalled.keep(left[index], answer.text)
+            self._progress(len(texts), len(asks))
 
-        if not asks:
-            return []
-        engine = Engine(self.model, self.tokenizer, max_batch=self.batch_size, max_queue=len(asks))
-        engine.start()
-        try:
-            engine.submit(asks, take)
-            ended.wait()
-        finally:
-            engine.stop()
-        if errors:
-            raise UserError(f"{len(errors)} answers could not be generated: {errors[0]}")
-        return texts
+        answer_all(
+            self.model, self.tokenizer, [asks[place] for place in left], max_batch=self.batch_size, answered=take
+        )
+        return [texts[place] for place in range(len(asks))]

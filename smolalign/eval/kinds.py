@@ -10,4 +10,6 @@ ROWS_OF_TASK: dict[str, RowKind] = {
     "preference": "pair",
     "tool_calls": "chat",
     "loss": "chat",
+    "needle": "document",
+    "perplexity": "document",
 }

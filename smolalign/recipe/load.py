@@ -91,7 +91,11 @@ def load_pipeline_steps(pipeline: Recipe, overrides: Sequence[str] = ()) -> dict
 
 def recipe_from_options(kind: str, model: str, data: Sequence[str], overrides: Sequence[str] = ()) -> Recipe:
     """The recipe that `--model` and `--data` stand for, everything else at its default; paths start from here."""
-    tree: dict[str, Any] = {"kind": kind, "model": model, "data": [{"source": source} for source in data]}
+    return recipe_from_tree({"kind": kind, "model": model, "data": [{"source": s} for s in data]}, overrides)
+
+
+def recipe_from_tree(tree: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that options of the command line stand for; paths start from here."""
     _apply_overrides(tree, overrides)
     file = Path("(command line)")
     return Recipe(_validated(tree, {}, file, Path.cwd()), file, Path.cwd())
@@ -273,8 +277,9 @@ def _fields_at(model: type[BaseModel], path: Path_) -> list[str]:
     for part in path:
         if isinstance(part, int) or not hasattr(current, "model_fields"):
             continue
-        field = current.model_fields.get(part)
-        current = _block_in(field.annotation) if field else None
+        # What is no field is a name that the recipe gives, such as a task's.
+        if field := current.model_fields.get(part):
+            current = _block_in(field.annotation)
     return list(getattr(current, "model_fields", {}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
@@ -239,7 +240,30 @@ class EvalStep(Step):
                 raise ValueError(
                     f"tasks.{name}.reference {task.reference!r} is none of the models: {', '.join(self.models)}"
                 )
+            if task.task == "pairwise" and len(self.models) == 1:
+                raise ValueError(f"tasks.{name} compares other models with {task.reference!r}, and there is none")
+        try:
+            self.references_first()
+        except CycleError:
+            raise ValueError("of two references each is to be measured before the other; make two recipes") from None
         return self
+
+    def reference_of(self, model: str, task: EvalTask) -> str | None:
+        """The model whose samples a task needs beside this one's: its reference, but for the reference itself, and
+        where rewards are gained stage by stage, for the stages before it."""
+        if task.reference is None or task.reference == model:
+            return None
+        stages = list(self.models)
+        after = stages.index(model) > stages.index(task.reference)
+        return task.reference if after or task.task == "pairwise" else None
+
+    def references_first(self) -> list[str]:
+        """The models in their order, but each after those that are its references. Raises CycleError."""
+        order: TopologicalSorter[str] = TopologicalSorter()
+        for name in self.models:
+            references = (self.reference_of(name, task) for task in self.tasks.values())
+            order.add(name, *(reference for reference in references if reference is not None))
+        return list(order.static_order())
 
     @model_validator(mode="after")
     def replies_are_judged_by_ifeval(self) -> EvalStep:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -60,12 +61,14 @@ class Engine:
         tokenizer: copied, since tokenizers may not be used by two threads at once.
         max_batch: answers at once.
         max_queue: answers that wait beyond these.
+        fill: let running answers wait while prompts can join them; nobody reads them as they come, and a step costs
+            hardly more for a whole batch than for a part of one.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, max_batch: int, max_queue: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, max_batch: int, max_queue: int, fill: bool = False) -> None:
         self._model, self._tokenizer = model, copy.deepcopy(tokenizer)
         self._stop_ids, self._hidden = stop_ids(model, tokenizer), hidden_ids(tokenizer)
-        self.max_batch, self.places = max_batch, max_batch + max_queue
+        self.max_batch, self.places, self._fill = max_batch, max_batch + max_queue, fill
         self._waiting: deque[Job] = deque()
         self._entering: Entering | None = None
         self._rows: list[Row] = []
@@ -138,7 +141,7 @@ class Engine:
             self._admit()
             if self._entering is not None:
                 self._compute_prompt(self._entering)
-            if self._rows:
+            if self._rows and not (self._fill and self._joins()):
                 self._step()
         except Exception as error:  # whatever it is, such as no memory, the server must go on with what comes next
             self._fail_all(f"{type(error).__name__}: {error}", waiting=False)
@@ -155,6 +158,10 @@ class Engine:
             if self._entering is None and self._waiting and len(self._rows) < self.max_batch:
                 row = Row(self._waiting.popleft(), self._tokenizer, self._stop_ids, self._hidden)
                 self._entering = Entering(row, new_cache(), 0, [Scored(row.job.ask.prompt[0], None)])
+
+    def _joins(self) -> bool:
+        """Whether a prompt is on its way into the batch, or can set out for it."""
+        return self._entering is not None or (bool(self._waiting) and len(self._rows) < self.max_batch)
 
     def _compute_prompt(self, entering: Entering) -> None:
         """A part of a prompt; after the last one the row has its first token, and joins unless that was all."""
@@ -242,3 +249,15 @@ def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     named = getattr(model.generation_config, "eos_token_id", None)
     ids = [*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id]
     return frozenset(one for one in ids if one is not None)
+
+
+def can_batch(model: Any) -> bool:
+    """Whether the engine can run a model: one that keeps keys and values alone, and is told of masks and positions."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
+    return (
+        bool(model._supports_attention_backend)
+        and not model._is_stateful
+        and not model.config.is_encoder_decoder
+        and kinds <= {"full_attention", "sliding_attention"}
+        and {"position_ids", "logits_to_keep"} <= inspect.signature(model.forward).parameters.keys()
+    )

@@ -53,7 +53,7 @@ class Piece:
 
     `written` counts the answer's tokens so far, its stop token included. `error` says what went wrong; it ends the
     answer as `finish` does, and is the request's own mistake where it is `refused`. `prompt` comes once, before all
-    others, where the prompt is scored.
+    others, where the prompt is scored. `ids`, on the last piece, are the answer's tokens, without the stop token.
     """
 
     text: str = ""
@@ -63,6 +63,7 @@ class Piece:
     error: str | None = None
     prompt: tuple[Scored, ...] = ()
     refused: bool = False
+    ids: tuple[int, ...] = ()
 
 
 class Job:
@@ -93,6 +94,7 @@ class Row:
         self._chooser = Chooser(job.ask.sampling, job.ask.prompt, job.ask.constraint)
         self._detokenizer, self._finder = Detokenizer(tokenizer, hidden), Finder(job.ask.stop)
         self._characters, self._given = 0, 0
+        self._ids: list[int] = []
         self._waiting: list[tuple[int, Scored]] = []
 
     def advance(self, logits: torch.Tensor) -> bool:
@@ -102,6 +104,7 @@ class Row:
         self.written += 1
         if self.last in self._stop_ids:
             return self._end("stop")
+        self._ids.append(self.last)
         if ask.top is not None:
             self._waiting.append((self._characters, scored(logits, self.last, ask.top)))
         if self._tell(self._detokenizer.add(self.last)):
@@ -131,7 +134,8 @@ class Row:
 
     def _emit(self, text: str, tokens: list[Scored], finish: Finish | None) -> None:
         if not self.job.cancelled:
-            self.job.emit(Piece(text, tuple(tokens), finish, self.written))
+            ids = tuple(self._ids) if finish else ()
+            self.job.emit(Piece(text, tuple(tokens), finish, self.written, ids=ids))
 
 
 def scored(logits: torch.Tensor, token: int, top: int) -> Scored:

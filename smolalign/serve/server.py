@@ -82,13 +82,13 @@ def serve(
 def _app(reference: str, name: str, api_key: str | None, limits: Limits) -> Any:
     from smolalign.model import load_model, load_tokenizer
     from smolalign.serve.app import Served, build
-    from smolalign.serve.engine import Engine
+    from smolalign.serve.engine import Engine, can_batch
     from smolalign.serve.prepare import Preparer
 
     tokenizer = load_tokenizer(reference)
     model = load_model(reference).eval()
-    if getattr(model, "_is_stateful", False):
-        raise UserError(f"{reference} keeps a state rather than keys and values, which cannot be batched here")
+    if not can_batch(model):
+        raise UserError(f"{reference} cannot be served: it keeps more than keys and values, or takes no positions")
     engine = Engine(model, tokenizer, max_batch=limits.max_batch, max_queue=limits.max_queue)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNBOUNDED
     most = min(limits.max_tokens, context)

@@ -37,6 +37,15 @@ def accuracies(prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> tuple[
     return shares, details
 
 
+def values(verdict: Verdict) -> dict[str, Any]:
+    """What one prompt adds to each of the four shares: whether all was followed; how many were, and of how many."""
+    found: dict[str, Any] = {}
+    for how in ("strict", "loose"):
+        judged = getattr(verdict, how)
+        found |= {f"prompt_{how}": all(judged), f"inst_{how}": [sum(judged), len(judged)]}
+    return found
+
+
 def _by_type(prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict[str, dict[str, float]]:
     names = sorted({name for prompt in prompts for name in prompt.instruction_ids})
     table: dict[str, dict[str, float]] = {}
