@@ -48,7 +48,7 @@ class Bench:
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_ETAG_TIMEOUT": _SECONDS,
             "HF_HUB_DOWNLOAD_TIMEOUT": _SECONDS,
-            "NO_PROXY": "127.0.0.1",
+            "NO_PROXY": "127.0.0.1,localhost",
             "PYTHONPATH": str(ROOT),
         }
 

@@ -67,6 +67,7 @@ class Hub:
         faults: the first that fits a request strikes it.
         asked: all requests so far.
         address: where it is served.
+        store: where it says that large files lie: under another name, as the libraries send no token there.
     """
 
     datasets: Mapping[str, Files] = field(default_factory=dict)
@@ -75,6 +76,7 @@ class Hub:
     faults: list[Fault] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     address: str = ""
+    store: str = ""
 
     def fetched(self, path: str) -> list[Asked]:
         """The requests for bodies of what matches a path and was given."""
@@ -160,7 +162,7 @@ class Reading(BaseHTTPRequestHandler):
             return self.content(content, {**known, "ETag": f'"{blob_id(content)}"'})
         digest = hashlib.sha256(content).hexdigest()
         linked = {"X-Linked-Size": str(len(content)), "X-Linked-ETag": f'"{digest}"'}
-        where = f"{self.hub.address}/stored/{digest}/{kind}/{name}/{path}"
+        where = f"{self.hub.store}/stored/{digest}/{kind}/{name}/{path}"
         return self.answer(302, b"", {**known, **linked, "Location": where})
 
     def _stored(self, digest: str) -> None:
@@ -209,7 +211,7 @@ class Reading(BaseHTTPRequestHandler):
 def served(hub: Hub, handler: type[Reading] = Reading) -> Iterator[Hub]:
     """Serves a hub while the context lasts; its `address` says where."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Served", (handler,), {"hub": hub}))
-    hub.address = f"http://127.0.0.1:{server.server_port}"
+    hub.address, hub.store = (f"http://{name}:{server.server_port}" for name in ("127.0.0.1", "localhost"))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield hub
