@@ -326,10 +326,10 @@ def recipes_list() -> None:
 
 @recipes_app.command("show")
 def recipes_show(name: RecipeArgument) -> None:
-    """Print a shipped recipe."""
-    from smolalign.recipe.shipped import find_recipe
+    """Print a shipped recipe, with what it extends."""
+    from smolalign.recipe.shipped import show_recipe
 
-    typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+    typer.echo(show_recipe(name), nl=False)
 
 
 @recipes_app.command("copy")
