@@ -6,7 +6,7 @@ import copy
 import difflib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,6 +28,12 @@ class Recipe:
     step: Step
     file: Path
     folder: Path
+    lines: dict[Path_, int] = field(default_factory=dict)
+    """Line of every key path in the file."""
+
+    def where(self, key: str) -> str:
+        """`file:line` of a key, as far as it stands in the file."""
+        return f"{self.file}:{self.lines[key,]}" if (key,) in self.lines else str(self.file)
 
     @property
     def kind(self) -> str:
@@ -47,7 +53,7 @@ def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
     tree, lines = read_yaml(file)
     _apply_overrides(tree, overrides)
     folder = file.resolve().parent
-    return Recipe(_validated(tree, lines, file, folder), file, folder)
+    return Recipe(_validated(tree, lines, file, folder), file, folder, lines)
 
 
 def load_pipeline_steps(pipeline: Recipe, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
@@ -78,7 +84,7 @@ def load_pipeline_steps(pipeline: Recipe, overrides: Sequence[str] = ()) -> dict
                 _apply_overrides(tree, by_step[name])
                 inner = {key[2:]: line for key, line in lines.items() if key[:2] == ("steps", name)}
                 steps[name] = Recipe(
-                    _validated(tree, inner, pipeline.file, pipeline.folder), pipeline.file, pipeline.folder
+                    _validated(tree, inner, pipeline.file, pipeline.folder), pipeline.file, pipeline.folder, inner
                 )
         except UserErrors as errors:
             problems += errors.errors
