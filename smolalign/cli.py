@@ -98,10 +98,11 @@ def _step(
     launcher, processes, config = launch
     if launcher is None and (processes or config):
         raise UserError("--processes and --config go with --launch", mend="add --launch accelerate")
-    if launcher is None or dry_run:
-        run_one(kind, recipe, overrides or [], out, fresh=fresh, dry_run=dry_run, **own)
+    own |= {"fresh": fresh, "dry_run": dry_run}
+    if launcher is None:
+        run_one(kind, recipe, overrides or [], out, **own)
     else:
-        launch_one(kind, recipe, overrides or [], out, fresh=fresh, processes=processes, config=config, **own)
+        launch_one(kind, recipe, overrides or [], out, processes=processes, config=config, **own)
 
 
 @app.command()

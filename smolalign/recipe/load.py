@@ -6,7 +6,7 @@ import copy
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,6 +27,12 @@ class Recipe:
     step: Step
     file: Path
     folder: Path
+    places: Places = field(default_factory=dict)
+    """`file:line` of every key path in the file, and in those that it extends."""
+
+    def where(self, key: str) -> str:
+        """`file:line` of a key, as far as it stands in a file."""
+        return self.places.get((key,), str(self.file))
 
     @property
     def kind(self) -> str:
@@ -46,7 +52,7 @@ def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
     tree, places = extended(read_yaml(file), file)
     _apply_overrides(tree, overrides)
     folder = file.resolve().parent
-    return Recipe(_validated(tree, places, file, folder), file, folder)
+    return Recipe(_validated(tree, places, file, folder), file, folder, places)
 
 
 def load_pipeline_steps(pipeline: Recipe, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
@@ -77,7 +83,7 @@ def load_pipeline_steps(pipeline: Recipe, overrides: Sequence[str] = ()) -> dict
                 tree, inner = extended((copy.deepcopy(content), inner), pipeline.file)
                 _apply_overrides(tree, by_step[name])
                 step = _validated(tree, inner, pipeline.file, pipeline.folder)
-                steps[name] = Recipe(step, pipeline.file, pipeline.folder)
+                steps[name] = Recipe(step, pipeline.file, pipeline.folder, inner)
         except UserErrors as errors:
             problems += errors.errors
         except UserError as error:
