@@ -22,6 +22,7 @@ from smolalign.look import (
     tokenizer_ahead,
     tokenizer_to_come,
 )
+from smolalign.recipe.batch import SIZE, counts
 from smolalign.recipe.data import DataSource, Filters
 from smolalign.recipe.load import Recipe
 from smolalign.recipe.measure import is_replies
@@ -196,6 +197,10 @@ def _check_training(name: str, recipe: Recipe, chain: Chain, device_memory: int 
     try:
         _build_trainer_config(step, recipe.kind, chain.run_folder / name)
         yield Finding(name, "trainer fields are valid")
+        if step.global_batch_size:
+            size = step.trainer.get(SIZE, 1)
+            held = f"global_batch_size {step.global_batch_size}" + (f", {SIZE} {size}" if size > 1 else "")
+            yield Finding(name, f"{held}: for {counts(step.global_batch_size // size)} processes")
         if isinstance(step, TuneStep):
             rows = yield from _check_rendering(name, recipe, step, chain)
         else:

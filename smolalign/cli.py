@@ -98,10 +98,11 @@ def _step(
     launcher, processes, config = launch
     if launcher is None and (processes or config):
         raise UserError("--processes and --config go with --launch", mend="add --launch accelerate")
-    if launcher is None or dry_run:
-        run_one(kind, recipe, overrides or [], out, fresh=fresh, dry_run=dry_run, **own)
+    own |= {"fresh": fresh, "dry_run": dry_run}
+    if launcher is None:
+        run_one(kind, recipe, overrides or [], out, **own)
     else:
-        launch_one(kind, recipe, overrides or [], out, fresh=fresh, processes=processes, config=config, **own)
+        launch_one(kind, recipe, overrides or [], out, processes=processes, config=config, **own)
 
 
 @app.command()
@@ -326,10 +327,10 @@ def recipes_list() -> None:
 
 @recipes_app.command("show")
 def recipes_show(name: RecipeArgument) -> None:
-    """Print a shipped recipe."""
-    from smolalign.recipe.shipped import find_recipe
+    """Print a shipped recipe, with what it extends."""
+    from smolalign.recipe.shipped import show_recipe
 
-    typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+    typer.echo(show_recipe(name), nl=False)
 
 
 @recipes_app.command("copy")

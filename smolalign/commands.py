@@ -20,7 +20,7 @@ from smolalign.console import (
 )
 from smolalign.errors import UserError, UserErrors
 from smolalign.memory import parse_size
-from smolalign.pipeline import StepResult, default_run_folder, find_done, resolve, run_step
+from smolalign.pipeline import StepResult, default_run_folder, find_done, require_division, resolve, run_step
 from smolalign.processes import is_main
 from smolalign.recipe.held_out import is_held_out_source, is_held_out_split
 from smolalign.recipe.load import Recipe, load_pipeline_steps, load_recipe, recipe_from_options
@@ -98,6 +98,7 @@ def launch_one(
     out: Path | None,
     *,
     fresh: bool,
+    dry_run: bool,
     processes: int | None,
     config: str | None,
     explain: bool = False,
@@ -109,9 +110,11 @@ def launch_one(
 
     recipe = _one_recipe(kind, argument, overrides, model, data)
     planned = plan(processes, config)
-    _, done = find_done(_name(recipe), recipe, out or default_run_folder(recipe))
-    if done and not fresh:
-        run_one(kind, argument, overrides, out, fresh=False, dry_run=False, model=model, data=data)
+    require_division(recipe, planned.processes)
+    if not dry_run:
+        _, done = find_done(_name(recipe), recipe, out or default_run_folder(recipe))
+    if dry_run or (done and not fresh):
+        run_one(kind, argument, overrides, out, fresh=False, dry_run=dry_run, explain=explain, model=model, data=data)
         return
     arguments = [kind, *([argument] if argument is not None else []), *overrides]
     for option, values in (("--model", [model]), ("--data", data or []), ("--out", [out])):
