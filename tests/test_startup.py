@@ -70,6 +70,8 @@ def layer(module: str) -> int:
         "serve": 3,
         "apps": 3,
         "model": 2,
+        "checkpoint": 2,
+        "hub": 2,
         "vocabulary": 2,
         "adapters": 2,
         "data": 2,
