@@ -49,12 +49,13 @@ class Fault:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request: method, path, the Range header or "", and the status that it was answered with."""
+    """A request: method, path, the Range header or "", the status of the answer, and whether its body broke off."""
 
     method: str
     path: str
     range: str
     status: int
+    cut: bool
 
 
 @dataclass
@@ -195,14 +196,15 @@ class Reading(BaseHTTPRequestHandler):
     def answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         """Answer, and break off where a fault wants it."""
         path = unquote(urlsplit(self.path).path)
-        self.hub.asked.append(Asked(self.command, path, self.headers.get("Range", ""), status))
+        cut = self.fault is not None and self.fault.cut is not None and len(body) > self.fault.cut
+        self.hub.asked.append(Asked(self.command, path, self.headers.get("Range", ""), status, cut))
         self.send_response(status)
         for key, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command == "HEAD":
             return
-        if self.fault and self.fault.cut is not None and status in (200, 206):
+        if self.fault and self.fault.cut is not None:
             body, self.close_connection = body[: self.fault.cut], True
         self.wfile.write(body)
 

@@ -29,6 +29,7 @@ def serve() -> None:
 
 def _import() -> None:
     """What commands import, without starting a thread."""
+    import huggingface_hub.constants
     import huggingface_hub.file_download
     import huggingface_hub.utils._http as http
     import trl  # noqa: F401
@@ -41,6 +42,8 @@ def _import() -> None:
     import smolalign.train.session
     import smolalign.train.tuning  # noqa: F401
 
+    # A small file comes in many chunks, as large ones do.
+    huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 512
     # The pauses between retries are not waited for.
     fast: Any = SimpleNamespace(**{**vars(time), "sleep": lambda _: None})
     http.time = huggingface_hub.file_download.time = fast

@@ -367,7 +367,7 @@ def test_a_hub_dataset_that_cannot_be_read_is_told_in_one_line() -> None:
         "me/many --config x": 'me/many (config x; split train): no config "x" → configs: plain, graded',
         "me/many --config graded": 'many (config graded; split train): no split "train" → splits: train_sft, test_sft',
         "me/none": "me/none (split train): no such dataset on the Hub, or no access to it → check the id",
-        "me/chats --revision v9": "me/chats (split train): Revision 'v9' doesn't exist",
+        "me/chats --revision v9": "me/chats (split train; revision v9): it has no revision v9 → name a branch",
         "me/many:graded": '"me/many:graded" → give config, split and revision of a Hub dataset by themselves',
         "me/many --split test_sft": "me/many (split test_sft) holds rows to measure on, never to train on",
     }

@@ -88,8 +88,7 @@ def _table(dataset_id: str, config: str | None, split: str | None, revision: str
 def _explained(dataset_id: str, config: str | None, split: str, revision: str | None, error: Exception) -> UserError:
     text = " ".join(str(error).split())
     names = _names(text)
-    where = named(dataset_id, split, config)
-    kind = type(error).__name__
+    where, kind = named(dataset_id, split, config), type(error).__name__
     if isinstance(error, ConnectionError):
         return Unreachable(_why_unreachable(text), dataset_id, config, split)
     if "Config name is missing" in text:
@@ -100,6 +99,7 @@ def _explained(dataset_id: str, config: str | None, split: str, revision: str | 
         return UserError(f'no split "{split}"', where=where, mend=f"splits: {names}")
     if told := failure(error, "dataset", dataset_id, revision):
         what, mend = told
+        where = f"{where[:-1]}; revision {revision})" if revision else where
         return UserError(what, where=where, mend=_local(dataset_id) if mend.startswith("check the id") else mend)
     if kind in ("EmptyDatasetError", "DataFilesNotFoundError"):
         return UserError("it has no files of rows", where=where, mend="name another revision, or another dataset")
