@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from smolalign.errors import UserError
+from smolalign.recipe.batch import divide
 
 # Share of a GPU's bf16 peak that training is taken to reach, all counted operations in its hours. SmolLM3's 3B reached
 # 29 % on H100 (huggingface.co/blog/smollm3); narrower models, and short rows, reach less.
 UTILIZATION = 0.3
 # What Transformers trains for where a recipe does not say.
 DEFAULT_EPOCHS = 3
-TOKENS_AT_LEAST = 1e8
+# Tokens that a cost is given for where the number of rows is not known.
+FOR_TOKENS = 1e8
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +159,13 @@ def cost_line(step: Any, config: Any, rows: Sequence[Any], count: int | None, de
     mean = sample.tokens / len(rows)
     at = f"of an {device.title} at {UTILIZATION:.0%} of its bf16 peak"
     if count is None:
-        work = sample.times(TOKENS_AT_LEAST / sample.tokens)
+        work = sample.times(FOR_TOKENS / sample.tokens)
         flops = step_flops(step, config, work)
         return f"cost: for 100 million tokens, all epochs, {_say(flops)} operations, {hours(flops, device)} {at}"
     epochs = float(step.trainer.get("num_train_epochs", DEFAULT_EPOCHS))
     if (steps := step.trainer.get("max_steps", 0)) > 0:
         # As many rows as the steps take, whatever the epochs.
-        count = round(steps * _rows_of_step(step) / epochs)
+        count = round(steps * divide(step.global_batch_size, step.trainer, 1).rows / epochs)
     flops = step_flops(step, config, sample.times(count / len(rows)))
     seen = f"{epochs:g} × {count:,} rows of {mean:,.0f} tokens"
     return f"cost: {seen}, {_say(flops)} operations, {hours(flops, device)} {at}"
@@ -175,12 +177,6 @@ def hours(flops: float, device: Device) -> str:
     if taken < 0.1:
         return "under a minute" if taken < 1 / 60 else f"{60 * taken:.0f} minutes"
     return f"{taken:,.0f} hours" if taken >= 9.95 else f"{taken:.1f} hours"
-
-
-def _rows_of_step(step: Any) -> int:
-    from smolalign.recipe.batch import divide
-
-    return divide(step.global_batch_size, step.trainer, 1).rows
 
 
 def _say(flops: float) -> str:

@@ -37,6 +37,15 @@ LEAST_DRAWS, MOST_DRAWS = 64, 2000
 PROBE = Batch(((64,),), 32)
 
 
+# bitsandbytes' optimizers whose state can move to the host's memory, which take CUDA, and those of the same state.
+_UNPAGED = {
+    "paged_adamw_8bit": "adamw_8bit",
+    "paged_adamw_32bit": "adamw_torch",
+    "paged_lion_8bit": "lion_8bit",
+    "paged_lion_32bit": "lion_32bit",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """Bytes of the parts of a training step, of the process around it, and of all that is there at its peak."""
@@ -103,6 +112,7 @@ def estimate(step: TrainStep, config: Any, rows: Sequence[Batch], machine: Machi
     compute = choose(step, config, machine)
     # Of precisions, tf32 changes nothing in memory, and is refused where the device is not at hand.
     arguments = _arguments(step, {name: value for name, value in compute.trainer_fields().items() if name != "tf32"})
+    paged, arguments.optim = arguments.optim.startswith("paged_"), _UNPAGED.get(arguments.optim, arguments.optim)
     on_cpu = (machine.device if machine else device().type) == "cpu"
     frozen = torch.float32 if on_cpu else getattr(config, "dtype", None) or torch.float32
     lora = getattr(step, "lora", None)
@@ -131,7 +141,7 @@ def estimate(step: TrainStep, config: Any, rows: Sequence[Batch], machine: Machi
     alive = footprint.alive
     if step.eval_data or step.test_fraction:
         alive = max(alive, training.evaluation(largest(arguments.per_device_eval_batch_size)).alive)
-    if arguments.optim.startswith("paged") and not on_cpu:
+    if paged and not on_cpu:
         # What the optimizer keeps moves to the host's memory where the GPU's does not suffice.
         alive -= footprint.optimizer
     if on_cpu:
