@@ -213,11 +213,15 @@ def check(
             help="Say whether training fits into so much memory, such as 24GB, on a device that computes as this one.",
         ),
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="GPU", help="Say what training takes on a h100, a100, rtx4090 or rtx4060."),
+    ] = None,
 ) -> None:
     """Find everything that can be wrong, memory that does not suffice included, before any weight is loaded."""
     from smolalign.commands import check_recipes
 
-    check_recipes(recipes, out, device_memory)
+    check_recipes(recipes, out, device_memory, device)
 
 
 @app.command()

@@ -31,6 +31,7 @@ from smolalign.store import is_done, read_json, write_text
 if TYPE_CHECKING:
     from smolalign.check import Finding
     from smolalign.data.assembly.engine.file import Engine
+    from smolalign.fits import Target
 
 
 def run_chain(argument: str, overrides: Sequence[str], out: Path | None, *, fresh: bool, dry_run: bool) -> None:
@@ -193,13 +194,19 @@ def step_state(name: str, recipe: Recipe, run_folder: Path) -> str:
     return "is cached" if is_done(run_folder / name, fingerprint) else f"would run into {run_folder / name}"
 
 
-def check_recipes(arguments: Sequence[str], out: Path | None, device_memory: str | None = None) -> None:
+def check_recipes(
+    arguments: Sequence[str], out: Path | None, device_memory: str | None = None, device: str | None = None
+) -> None:
     """`smolalign check`: every problem of every recipe, or a line that says that there is none."""
+    from smolalign.cost import named_device
+    from smolalign.fits import Target
+
     room = parse_size(device_memory) if device_memory is not None else None
-    report_checks(finding for argument in arguments for finding in _check_recipe(argument, out, room))
+    target = Target(room, named_device(device) if device is not None else None)
+    report_checks(finding for argument in arguments for finding in _check_recipe(argument, out, target))
 
 
-def _check_recipe(argument: str, out: Path | None, device_memory: int | None) -> Iterator[Finding]:
+def _check_recipe(argument: str, out: Path | None, target: Target) -> Iterator[Finding]:
     from smolalign.check import Finding, check_steps
 
     try:
@@ -209,7 +216,7 @@ def _check_recipe(argument: str, out: Path | None, device_memory: int | None) ->
         else:
             only = _name(recipe)
             steps = {**_neighbours(recipe), only: recipe}
-        yield from check_steps(steps, out or default_run_folder(recipe), only, device_memory)
+        yield from check_steps(steps, out or default_run_folder(recipe), only, target)
     except UserError as error:
         yield Finding(argument, problem=error)
 

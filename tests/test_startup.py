@@ -76,6 +76,7 @@ def layer(module: str) -> int:
         "adapters": 2,
         "data": 2,
         "chat": 2,
+        "cost": 1,
         "recipe": 1,
         "store": 1,
     }
