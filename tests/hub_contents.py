@@ -23,8 +23,12 @@ SPECIAL = [
     *("<gh_stars>", "<issue_start>", "<issue_comment>", "<issue_closed>", "<jupyter_start>", "<jupyter_text>"),
     *("<jupyter_code>", "<jupyter_output>", "<jupyter_script>", "<empty_output>"),
 ]
-# Heads, key-value heads, width of a head (the published ones': 64) and rotary base.
-SHAPES = {"135M": (9, 3, 8, 100_000.0), "360M": (15, 5, 8, 100_000.0), "1.7B": (8, 8, 8, 130_000.0)}
+# Heads, key-value heads, width of a head (the published ones': 64), of the middle of a layer, and rotary base.
+SHAPES = {
+    "135M": (9, 3, 8, 192, 100_000.0),
+    "360M": (15, 5, 8, 320, 100_000.0),
+    "1.7B": (8, 8, 8, 256, 130_000.0),
+}
 
 # What the instruct models' own templates write, without the marks that training needs.
 CHAT_TEMPLATE = (
@@ -107,12 +111,12 @@ def smollm2(size: str, instruct: bool, shard_size: str = "5GB") -> Files:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    heads, kv_heads, head, theta = SHAPES[size]
+    heads, kv_heads, head, middle, theta = SHAPES[size]
     stop = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
     config = LlamaConfig(
         vocab_size=512,
         hidden_size=heads * head,
-        intermediate_size=heads * head * 8 // 3,
+        intermediate_size=middle,
         num_hidden_layers=2,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
