@@ -24,7 +24,7 @@ def require_config(folder: Path, reference: str, mend: str) -> None:
     file = folder / "config.json"
     if not file.is_file():
         inside = folder / "model"
-        near = f"did you mean {inside}?" if inside.is_dir() else "name a checkpoint in Transformers format"
+        near = f"did you mean {inside}?" if inside.is_dir() else "name a step's model/ folder"
         raise UserError(f"cannot load the model {reference}: it has no config.json", mend=near)
     _object(file, reference, mend)
 

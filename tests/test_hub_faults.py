@@ -245,7 +245,7 @@ def _without(*names: str, **files: str | bytes) -> Files:
 BROKEN: dict[str, tuple[Files, str]] = {
     "torn config": (_without(**{"config.json": '{"a'}), "config.json is not JSON: "),
     "config that is a list": (_without(**{"config.json": "[]"}), "config.json is no JSON object → download it anew"),
-    "no config": (_without("config.json"), "it has no config.json → name a checkpoint in Transformers format"),
+    "no config": (_without("config.json"), "it has no config.json → name "),
     "unknown architecture": (
         _without(**{"config.json": '{"model_type": "smolthing"}'}),
         "The checkpoint you are trying to load has model type",
