@@ -10,7 +10,7 @@ from typing import Any
 
 from smolalign.data.sources import named
 from smolalign.errors import UserError
-from smolalign.fits import fits
+from smolalign.fits import Target, fits
 from smolalign.inputs import as_source, resolve_beside, resolve_data, resolve_model
 from smolalign.look import (
     KIND_OF_ROWS,
@@ -22,6 +22,7 @@ from smolalign.look import (
     tokenizer_ahead,
     tokenizer_to_come,
 )
+from smolalign.recipe.batch import SIZE, counts
 from smolalign.recipe.data import DataSource, Filters
 from smolalign.recipe.load import Recipe
 from smolalign.recipe.measure import is_replies
@@ -43,7 +44,7 @@ class Finding:
 
 
 def check_steps(
-    steps: Mapping[str, Recipe], run_folder: Path, only: str | None = None, device_memory: int | None = None
+    steps: Mapping[str, Recipe], run_folder: Path, only: str | None = None, target: Target | None = None
 ) -> Iterator[Finding]:
     """Look at every step of a chain. The quick looks at files come first; if all is well there, the slow ones follow.
 
@@ -51,7 +52,7 @@ def check_steps(
         steps: recipes by step name, in order.
         run_folder: where they would run.
         only: look at this step alone; the others say what its `@step` references will be.
-        device_memory: bytes of a device to train on in place of the present one.
+        target: a device to train on in place of the present one.
     """
     chain = Chain(steps, run_folder)
     looked_at = {name: recipe for name, recipe in steps.items() if only in (None, name)}
@@ -70,7 +71,7 @@ def check_steps(
             yield finding
     if not wrong:
         for name, recipe in looked_at.items():
-            yield from _check_training(name, recipe, chain, device_memory)
+            yield from _check_training(name, recipe, chain, target or Target())
 
 
 def _check_output(name: str, chain: Chain) -> Iterator[Finding]:
@@ -206,7 +207,7 @@ def _check_assembly(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding
             yield Finding(name, problem=error.at(recipe.file))
 
 
-def _check_training(name: str, recipe: Recipe, chain: Chain, device_memory: int | None) -> Iterator[Finding]:
+def _check_training(name: str, recipe: Recipe, chain: Chain, target: Target) -> Iterator[Finding]:
     """That the trainer takes its fields, that the template trains its stop token, and that rows and memory suffice."""
     step = recipe.step
     if not isinstance(step, TrainStep):
@@ -214,11 +215,15 @@ def _check_training(name: str, recipe: Recipe, chain: Chain, device_memory: int 
     try:
         _build_trainer_config(step, recipe.kind, chain.run_folder / name)
         yield Finding(name, "trainer fields are valid")
+        if step.global_batch_size:
+            size = step.trainer.get(SIZE, 1)
+            held = f"global_batch_size {step.global_batch_size}" + (f", {SIZE} {size}" if size > 1 else "")
+            yield Finding(name, f"{held}: for {counts(step.global_batch_size // size)} processes")
         if isinstance(step, TuneStep):
             rows = yield from _check_rendering(name, recipe, step, chain)
         else:
             rows = _sizes_of_documents(name, step, chain)
-        yield from _check_memory(name, step, chain, rows, device_memory)
+        yield from _check_memory(name, step, chain, rows, target)
     except UserError as error:
         yield Finding(name, problem=error.at(recipe.file))
 
@@ -235,10 +240,8 @@ def _build_trainer_config(step: TrainStep, kind: str, folder: Path) -> None:
         trainer_arguments(SFTConfig, step, folder, unpadded(step))
 
 
-def _check_memory(
-    name: str, step: TrainStep, chain: Chain, rows: list[Any], device_memory: int | None
-) -> Iterator[Finding]:
-    for fit in fits(step, name, chain, rows, device_memory):
+def _check_memory(name: str, step: TrainStep, chain: Chain, rows: list[Any], target: Target) -> Iterator[Finding]:
+    for fit in fits(step, name, chain, rows, target):
         yield Finding(name, fit.text, warning=fit.tight, problem=fit.problem)
 
 

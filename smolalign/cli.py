@@ -99,10 +99,11 @@ def _step(
     launcher, processes, config = launch
     if launcher is None and (processes or config):
         raise UserError("--processes and --config go with --launch", mend="add --launch accelerate")
-    if launcher is None or dry_run:
-        run_one(kind, recipe, overrides or [], out, fresh=fresh, dry_run=dry_run, **own)
+    own |= {"fresh": fresh, "dry_run": dry_run}
+    if launcher is None:
+        run_one(kind, recipe, overrides or [], out, **own)
     else:
-        launch_one(kind, recipe, overrides or [], out, fresh=fresh, processes=processes, config=config, **own)
+        launch_one(kind, recipe, overrides or [], out, processes=processes, config=config, **own)
 
 
 @app.command()
@@ -208,11 +209,15 @@ def check(
             help="Say whether training fits into so much memory, such as 24GB, on a device that computes as this one.",
         ),
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="GPU", help="Say what training takes on a h100, a100, rtx4090 or rtx4060."),
+    ] = None,
 ) -> None:
     """Find everything that can be wrong, memory that does not suffice included, before any weight is loaded."""
     from smolalign.commands import check_recipes
 
-    check_recipes(recipes, out, device_memory)
+    check_recipes(recipes, out, device_memory, device)
 
 
 @app.command()
@@ -322,10 +327,10 @@ def recipes_list() -> None:
 
 @recipes_app.command("show")
 def recipes_show(name: RecipeArgument) -> None:
-    """Print a shipped recipe."""
-    from smolalign.recipe.shipped import find_recipe
+    """Print a shipped recipe, with what it extends."""
+    from smolalign.recipe.shipped import show_recipe
 
-    typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+    typer.echo(show_recipe(name), nl=False)
 
 
 @recipes_app.command("copy")

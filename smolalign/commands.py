@@ -21,7 +21,7 @@ from smolalign.console import (
 )
 from smolalign.errors import UserError, UserErrors
 from smolalign.memory import parse_size
-from smolalign.pipeline import StepResult, default_run_folder, find_done, resolve, run_step
+from smolalign.pipeline import StepResult, default_run_folder, find_done, require_division, resolve, run_step
 from smolalign.processes import is_main
 from smolalign.recipe.held_out import is_held_out_source, is_held_out_split
 from smolalign.recipe.load import Recipe, load_pipeline_steps, load_recipe, recipe_from_options
@@ -32,6 +32,7 @@ from smolalign.store import is_done, read_json, write_text
 if TYPE_CHECKING:
     from smolalign.check import Finding
     from smolalign.data.assembly.engine.file import Engine
+    from smolalign.fits import Target
 
 
 def run_chain(argument: str, overrides: Sequence[str], out: Path | None, *, fresh: bool, dry_run: bool) -> None:
@@ -105,6 +106,7 @@ def launch_one(
     out: Path | None,
     *,
     fresh: bool,
+    dry_run: bool,
     processes: int | None,
     config: str | None,
     explain: bool = False,
@@ -116,9 +118,11 @@ def launch_one(
 
     recipe = _one_recipe(kind, argument, overrides, model, data)
     planned = plan(processes, config)
-    _, done = find_done(_name(recipe), recipe, out or default_run_folder(recipe))
-    if done and not fresh:
-        run_one(kind, argument, overrides, out, fresh=False, dry_run=False, model=model, data=data)
+    require_division(recipe, planned.processes)
+    if not dry_run:
+        _, done = find_done(_name(recipe), recipe, out or default_run_folder(recipe))
+    if dry_run or (done and not fresh):
+        run_one(kind, argument, overrides, out, fresh=False, dry_run=dry_run, explain=explain, model=model, data=data)
         return
     arguments = [kind, *([argument] if argument is not None else []), *overrides]
     for option, values in (("--model", [model]), ("--data", data or []), ("--out", [out])):
@@ -202,13 +206,19 @@ def step_state(name: str, recipe: Recipe, run_folder: Path) -> str:
     return "is cached" if is_done(run_folder / name, fingerprint) else f"would run into {run_folder / name}"
 
 
-def check_recipes(arguments: Sequence[str], out: Path | None, device_memory: str | None = None) -> None:
+def check_recipes(
+    arguments: Sequence[str], out: Path | None, device_memory: str | None = None, device: str | None = None
+) -> None:
     """`smolalign check`: every problem of every recipe, or a line that says that there is none."""
+    from smolalign.cost import named_device
+    from smolalign.fits import Target
+
     room = parse_size(device_memory) if device_memory is not None else None
-    report_checks(finding for argument in arguments for finding in _check_recipe(argument, out, room))
+    target = Target(room, named_device(device) if device is not None else None)
+    report_checks(finding for argument in arguments for finding in _check_recipe(argument, out, target))
 
 
-def _check_recipe(argument: str, out: Path | None, device_memory: int | None) -> Iterator[Finding]:
+def _check_recipe(argument: str, out: Path | None, target: Target) -> Iterator[Finding]:
     from smolalign.check import Finding, check_steps
 
     try:
@@ -218,7 +228,7 @@ def _check_recipe(argument: str, out: Path | None, device_memory: int | None) ->
         else:
             only = _name(recipe)
             steps = {**_neighbours(recipe), only: recipe}
-        yield from check_steps(steps, out or default_run_folder(recipe), only, device_memory)
+        yield from check_steps(steps, out or default_run_folder(recipe), only, target)
     except UserError as error:
         yield Finding(argument, problem=error)
 

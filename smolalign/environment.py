@@ -12,7 +12,7 @@ _QUIET = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
-    "DATASETS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "critical",
     "HF_HUB_VERBOSITY": "error",
 }
 _LOGGERS = ("trl", "peft", "accelerate", "bitsandbytes", "torch", "huggingface_hub")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from smolalign.cost import Device, cost_line
 from smolalign.errors import UserError
 from smolalign.inputs import resolve_model
-from smolalign.look import Chain, require_step
+from smolalign.look import Chain, require_step, rows_ahead
 from smolalign.memory import say_size
+from smolalign.processes import usable_cores
 from smolalign.recipe.schema import PretrainStep, TrainStep, TuneStep
+
+if TYPE_CHECKING:
+    from smolalign.train.compute import Machine
 
 # An estimate above the first share of the memory may fail, above the second it surely will.
 TIGHT, TOO_LARGE = 0.9, 1.15
@@ -25,34 +30,48 @@ class Fit:
     problem: UserError | None = None
 
 
-def fits(step: TrainStep, name: str, chain: Chain, rows: Sequence[Any], device_memory: int | None) -> Iterator[Fit]:
-    """The memory that a step takes, and for each device whether it has that much: the present one, or a named one.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What to train on in place of the present device: so many bytes of one that computes alike, or another one."""
+
+    memory: int | None = None
+    device: Device | None = None
+
+
+def fits(step: TrainStep, name: str, chain: Chain, rows: Sequence[Any], target: Target) -> Iterator[Fit]:
+    """The memory that a step takes, and whether a device has that much; of another device also what the step costs.
 
     Args:
         step: the recipe, its references as they are written.
         name: of the step in the chain.
         chain: what it reads.
         rows: sizes of a sample of its rows, `train.memory.Batch` each.
-        device_memory: bytes of a device that computes as the present one does; None for the present one.
+        target: the device.
     """
+    from smolalign.train.compute import Machine
     from smolalign.train.memory import estimate, memory_here
 
     config = config_ahead(step, name, chain)
     if not rows:
         return
+    device = target.device
+    machine = Machine("cuda", device.title, usable_cores(), device.capability) if device else None
+    if device:
+        yield Fit(cost_line(step, config, rows, rows_ahead(step, name, chain), device))
     try:
-        needed = estimate(step, config, rows)
+        needed = estimate(step, config, rows, machine)
     except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         yield Fit(f"memory: not known, since the model's code cannot be run without its weights: {reason}", tight=True)
         return
-    room = device_memory or memory_here()
-    place = f"{say_size(room)} GB " + ("on the device named" if device_memory else "free here")
+    room = target.memory or (device.memory if device else memory_here())
+    where = "on the device named" if target.memory else f"on an {device.title}" if device else "free here"
+    place = f"{say_size(room)} GB {where}"
     text = f"memory: {needed.line()}; {place}"
     if needed.peak <= TIGHT * room:
         yield Fit(text)
         return
-    mend = _what_to_turn(step, config, rows, room)
+    mend = _what_to_turn(step, config, rows, room, machine)
     if needed.peak <= TOO_LARGE * room:
         yield Fit(f"{text}: tight → {mend}", tight=True)
     else:
@@ -81,14 +100,14 @@ def config_ahead(step: TrainStep, name: str, chain: Chain) -> Any:
     return load_config(resolve_model(step.model, chain.steps[name], chain.run_folder)[0])
 
 
-def _what_to_turn(step: TrainStep, config: Any, rows: Sequence[Any], room: int) -> str:
+def _what_to_turn(step: TrainStep, config: Any, rows: Sequence[Any], room: int, machine: Machine | None = None) -> str:
     """The change of least harm with which the step fits, and what it takes then."""
     from smolalign.train.knobs import knobs
     from smolalign.train.memory import cut_rows, estimate
 
     least = None
     for knob in knobs(step):
-        needed = estimate(knob.step, config, cut_rows(rows, knob.step.max_length)).peak
+        needed = estimate(knob.step, config, cut_rows(rows, knob.step.max_length), machine).peak
         if needed <= TIGHT * room:
             return f"set {knob.overrides}: about {say_size(needed)} GB"
         if least is None or needed < least[0]:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from smolalign.data.load import Loaded, load_rows
+from smolalign.data.records import source_parts
 from smolalign.errors import UserError
 from smolalign.inputs import resolve_data, resolve_model
 from smolalign.recipe.data import DataSource
 from smolalign.recipe.load import Recipe
-from smolalign.recipe.schema import PretrainStep, SmoltalkStep, Step, TrainStep, TuneStep
+from smolalign.recipe.schema import AssemblyStep, PretrainStep, SmoltalkStep, Step, TrainStep, TuneStep
 from smolalign.rows import RowKind
 from smolalign.store import read_manifest
 
@@ -90,6 +91,28 @@ def sources_ahead(data: DataSource, chain: Chain, reader: str) -> list[DataSourc
             assert isinstance(upstream, SmoltalkStep | TuneStep)
             return [found for item in upstream.data for found in sources_ahead(item, chain, name)]
     return [resolve_data(data, chain.steps[reader], chain.run_folder)[0]]
+
+
+def rows_ahead(step: Step, name: str, chain: Chain) -> int | None:
+    """How many rows a step trains on, before filters; None where that is not known without reading them."""
+    assert isinstance(step, AssemblyStep)
+    counts = [_rows_of(data, chain, name) for data in step.data]
+    known = [count for count in counts if count is not None]
+    return round(sum(known) * (1 - step.test_fraction)) if len(known) == len(counts) else None
+
+
+def _rows_of(data: DataSource, chain: Chain, reader: str) -> float | None:
+    """Rows that a source gives."""
+    name = data.source[1:]
+    if data.source.startswith("@") and not chain.is_done(name):
+        count: float | None = rows_ahead(chain.steps[name].step, name, chain)
+    else:
+        found = resolve_data(data, chain.steps[reader], chain.run_folder)[0]
+        parts = source_parts(found.source, config=found.config, split=found.split, revision=found.revision)
+        count = sum(part.records for part in parts) if all(part.records for part in parts) else None
+    if count is None:
+        return None
+    return min(count * (data.weight or 1), data.max_rows or count * (data.weight or 1)) * data.repeat
 
 
 def first_rows(data: DataSource, kind: RowKind, limit: int, max_rejected: float = 0.01) -> Loaded:

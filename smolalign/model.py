@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from smolalign import processes
 from smolalign.adapters import base_of, is_adapter, mend_base
 from smolalign.chat.template import chat_template
+from smolalign.checkpoint import require_config, require_tokenizer, require_weights
 from smolalign.errors import UserError
+from smolalign.hub import hub_model, model_folder
 from smolalign.recipe.schema import Lora
 from smolalign.store import cache_folder, digest_path, taking_turns, whole_folder
 from smolalign.vocabulary import added_tokens, fit_vocabulary, speak_template
@@ -45,9 +46,10 @@ def load_tokenizer(reference: str, template: str = "model") -> Tokenizer:
     Raises:
         UserError: it cannot be loaded.
     """
-    name, options = _location(reference)
+    name = _location(reference)
+    require_tokenizer(Path(name), reference, _mend(reference))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name)
     except UNREADABLE as error:
         raise _not_loadable(reference, error) from None
     if template != "model":
@@ -77,9 +79,9 @@ def load_model(reference: str, quantize: str | None = None) -> PreTrainedModel:
     """
     if is_adapter(Path(reference)):
         return _adapted_model(Path(reference), quantize)
-    name, options = _location(reference)
-    here = device()
-    options["dtype"] = torch.float32 if here.type == "cpu" else "auto"
+    name, here = _location(reference, weights=True), device()
+    require_weights(Path(name), reference, _mend(reference))
+    options: dict[str, Any] = {"dtype": torch.float32 if here.type == "cpu" else "auto", "use_safetensors": True}
     if quantize:
         options["quantization_config"] = quantization(quantize, here)
         options["device_map"] = {"": here}
@@ -96,6 +98,9 @@ def load_model(reference: str, quantize: str | None = None) -> PreTrainedModel:
             f"{reference} is adapters on the Hub, or beside a model's weights",
             mend="name a local folder that holds the adapters alone",
         )
+    if hub := hub_model(reference):
+        # Adapters that are trained over it note this as their base.
+        model.name_or_path = model.config.name_or_path = hub[0]
     return model if quantize else on_device(model)
 
 
@@ -107,9 +112,8 @@ def load_config(reference: str) -> Any:
     """
     while is_adapter(Path(reference)):
         reference = base_of(Path(reference))
-    name, options = _location(reference)
     try:
-        return AutoConfig.from_pretrained(name, **options)
+        return AutoConfig.from_pretrained(_location(reference))
     except UNREADABLE as error:
         raise _not_loadable(reference, error) from None
 
@@ -162,7 +166,7 @@ def merged(
         return model
     with whole_folder(folder / "adapter") as target:
         for config in model.peft_config.values():
-            config.revision = _location(reference)[1].get("revision")
+            config.revision = (hub_model(reference) or (None, None))[1]
         # The rows of added tokens are saved as adapters are, so the embeddings themselves need not be.
         model.save_pretrained(str(target), save_embedding_layers=False)
         tokenizer.save_pretrained(target)
@@ -228,17 +232,29 @@ def save_model(model: PreTrainedModel, tokenizer: Tokenizer, target: Path, state
         tokenizer.save_pretrained(folder)
 
 
-def _location(reference: str) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` takes: a folder or a Hub id, and the revision."""
+def _location(reference: str, *, weights: bool = False) -> str:
+    """The folder that `from_pretrained` takes, with the model's weights in it where they are asked for."""
     if reference.endswith(".gguf"):
-        return str(_converted_gguf(Path(reference))), {}
+        return str(_converted_gguf(Path(reference)))
     folder = Path(reference)
-    if is_adapter(folder) and not (folder / "tokenizer_config.json").is_file():
-        return _location(base_of(folder))
-    if folder.is_dir():
-        return reference, {}
-    name, _, revision = reference.partition("@")
-    return name, {"revision": revision} if revision else {}
+    if is_adapter(folder):
+        return reference if (folder / "tokenizer_config.json").is_file() else _location(base_of(folder))
+    if hub := hub_model(reference):
+        folder = model_folder(*hub, weights=weights)
+        if is_adapter(folder):
+            mend = "download the adapters and name the folder that holds them"
+            raise UserError(f"{reference} is adapters on the Hub", mend=mend)
+    elif not folder.is_dir():
+        raise UserError(f"cannot load the model {reference}: there is no such folder", mend="name a checkpoint folder")
+    require_config(folder, reference, _mend(reference))
+    return str(folder)
+
+
+def _mend(reference: str) -> str:
+    """What to do about a checkpoint that is broken."""
+    if hub := hub_model(reference):
+        return f"download it anew: `hf cache rm model/{hub[0]}`, then the same command"
+    return "name a whole checkpoint"
 
 
 def _converted_gguf(file: Path) -> Path:
@@ -278,16 +294,6 @@ def _adapters_unfit(folder: Path, base: str, why: str) -> UserError:
 
 
 def _not_loadable(reference: str, error: Exception) -> UserError:
-    if not Path(reference).exists() and "/" in reference and not reference.startswith("/"):
-        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
-        why = "HF_HUB_OFFLINE is set" if offline else "no network, no such model, or no access to it"
-        return UserError(
-            f"cannot load the model {reference} from the Hub: {why}", mend="check the id, or name a local checkpoint"
-        )
-    folder = Path(reference)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        inside = folder / "model"
-        mend = f"did you mean {inside}?" if inside.is_dir() else "name a step's model/ folder"
-        return UserError(f"cannot load the model {reference}: it has no config.json", mend=mend)
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return UserError(f"cannot load the model {reference}: {first[:300]}", mend="name a whole checkpoint")
+    mend = "name another model or revision" if hub_model(reference) else "name a whole checkpoint"
+    return UserError(f"cannot load the model {reference}: {first[:300]}", mend=mend)

@@ -17,6 +17,7 @@ from smolalign.chat.template import chat_template
 from smolalign.errors import UserError
 from smolalign.inputs import as_source, resolve_beside, resolve_data, resolve_model
 from smolalign.outcome import Outcome
+from smolalign.recipe.batch import ACCUMULATED, SIZE, divide
 from smolalign.recipe.data import Benchmark, DataSource
 from smolalign.recipe.load import Recipe, dump_recipe
 from smolalign.recipe.schema import EvalStep, Step, TrainStep
@@ -127,8 +128,20 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
         "template": _template_text(recipe.step),
         "data_version": DATA_VERSION,
     }
-    resumable = {**identity, "recipe": _without_memory_knobs(identity["recipe"])}
+    try:
+        resumable = {**identity, "recipe": _without_memory_knobs(identity["recipe"])}
+    except UserError as error:
+        raise error.at(recipe.where("global_batch_size")) from None
     return Resolved(step, inputs, digest_json(identity), digest_json(resumable))
+
+
+def require_division(recipe: Recipe, count: int) -> None:
+    """Raises UserError where the recipe's global batch does not divide among so many processes."""
+    if isinstance(recipe.step, TrainStep):
+        try:
+            divide(recipe.step.global_batch_size, recipe.step.trainer, count)
+        except UserError as error:
+            raise error.at(recipe.where("global_batch_size")) from None
 
 
 def run_step(
@@ -237,11 +250,13 @@ def _without_memory_knobs(recipe: dict[str, Any]) -> dict[str, Any]:
     trainer = dict(recipe["trainer"])
     for name in ("gradient_checkpointing", "per_device_eval_batch_size"):
         trainer.pop(name, None)
-    size, micro_batches = trainer.get("per_device_train_batch_size", 8), trainer.get("gradient_accumulation_steps", 1)
     # What is left over at an epoch's end and dropped depends on the micro-batch.
-    if isinstance(size, int) and isinstance(micro_batches, int) and not trainer.get("dataloader_drop_last"):
-        trainer["per_device_train_batch_size"] = size * micro_batches
-        trainer.pop("gradient_accumulation_steps", None)
+    whole = not trainer.get("dataloader_drop_last")
+    if whole and all(isinstance(trainer.get(name, 1), int) for name in (SIZE, ACCUMULATED)):
+        batch = divide(recipe["global_batch_size"], trainer, processes.count())
+        for name in batch.fields():
+            trainer.pop(name, None)
+        recipe = {**recipe, "global_batch_size": batch.rows}
     return {**recipe, "trainer": trainer}
 
 

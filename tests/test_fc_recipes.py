@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from beside_hub import beside_hub
 from conftest import Ran, write_jsonl
-from hub import beside_hub
 from test_call_sets import SEAL_TOOLS, write_bfcl
 
 from smolalign.recipe.shipped import find_recipe
@@ -79,7 +79,7 @@ def ran(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         ["fc", name, f"model={tiny_model}", "trainer.max_steps=1", "test_fraction=0.2", "--out", str(folder / name)]
         for name in NAMES
     ]
-    ended = beside_hub(hub, folder / "cache", *commands)
+    ended = beside_hub(hub, *commands)
     return {name: (one, folder / name / "fc") for name, one in zip(NAMES, ended, strict=True)}
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from beside_hub import beside_hub
 from conftest import Ran, chats, pairs, write_jsonl
-from hub import beside_hub
 
 from smolalign.data import survey as surveying
 from smolalign.data.survey import CONFLICT, DAMAGED, ENTITIES, EQUAL, ESCAPED, NUL, TURN_TOKENS, format_of, survey
@@ -335,19 +335,16 @@ configs:
 """
 
 
-def with_hub(cache: Path, *commands: str) -> list[Ran]:
+def with_hub(*commands: str) -> list[Ran]:
     """Commands run one after the other beside a Hub that has two datasets and no model."""
     lines = "".join(json.dumps(row) + "\n" for row in chats(40))
     many = {"README.md": CARD, **{f"{path}.jsonl": lines for path in ("plain/rows", "graded/train", "graded/test")}}
     datasets = {"me/chats": {"data/train.jsonl": lines}, "me/many": many}
-    return beside_hub(datasets, cache, *(command.split() for command in commands))
+    return beside_hub(datasets, *(command.split() for command in commands))
 
 
-def test_a_hub_dataset_gives_a_recipe_that_names_it_and_checks(
-    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_hub_dataset_gives_a_recipe_that_names_it_and_checks(tiny_model: Path) -> None:
     made, checked, bare, below = with_hub(
-        tmp_path_factory.mktemp("cache"),
         f"init me/many --config graded --split train_sft --model {tiny_model}",
         "check sft.yaml",
         f"init me/chats --out below/mine.yaml --model {tiny_model}",
@@ -364,17 +361,17 @@ def test_a_hub_dataset_gives_a_recipe_that_names_it_and_checks(
     assert "me/chats: openai, 40 rows read" in below.out
 
 
-def test_a_hub_dataset_that_cannot_be_read_is_told_in_one_line(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_hub_dataset_that_cannot_be_read_is_told_in_one_line() -> None:
     told = {
         "me/many": "me/many (split train): the dataset has several configs → set `config` to one of: plain, graded",
         "me/many --config x": 'me/many (config x; split train): no config "x" → configs: plain, graded',
         "me/many --config graded": 'many (config graded; split train): no split "train" → splits: train_sft, test_sft',
         "me/none": "me/none (split train): no such dataset on the Hub, or no access to it → check the id",
-        "me/chats --revision v9": "me/chats (split train): Revision 'v9' doesn't exist",
+        "me/chats --revision v9": "me/chats (split train; revision v9): it has no revision v9 → name a branch",
         "me/many:graded": '"me/many:graded" → give config, split and revision of a Hub dataset by themselves',
         "me/many --split test_sft": "me/many (split test_sft) holds rows to measure on, never to train on",
     }
-    ended = with_hub(tmp_path_factory.mktemp("cache"), *(f"init {arguments}" for arguments in told))
+    ended = with_hub(*(f"init {arguments}" for arguments in told))
     for ran, message in zip(ended, told.values(), strict=True):
         refused(ran, message)
 

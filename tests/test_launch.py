@@ -84,9 +84,12 @@ def one_process(cli: Cli, recipe: Path) -> Path:
     return run(cli, "sft", recipe, *batch(8), "compute.micro_batch_tokens=all", out="alone")
 
 
+GLOBAL = ["trainer.per_device_train_batch_size=2", "global_batch_size=8"]
+
+
 @pytest.fixture(scope="module")
 def two_processes(recipe: Path) -> tuple[Path, str]:
-    return launched("sft", recipe, *batch(2, 2), out="ddp")
+    return launched("sft", recipe, *GLOBAL, out="ddp")
 
 
 def test_the_batch_may_be_divided_by_accumulation_and_over_processes(
@@ -94,7 +97,7 @@ def test_the_batch_may_be_divided_by_accumulation_and_over_processes(
 ) -> None:
     rows = (read_manifest(one_process) or {})["truncation"]
     assert (rows["rows"] % 8, rows["held_out"]["rows"] % 4) != (0, 0)
-    assert_trained_alike(run(cli, "sft", recipe, *batch(2, 4), out="accumulated"), one_process)
+    assert_trained_alike(run(cli, "sft", recipe, *GLOBAL, out="accumulated"), one_process)
     folder, said = two_processes
     assert_trained_alike(folder, one_process)
     assert (read_manifest(folder) or {})["processes"] == 2
@@ -113,7 +116,7 @@ def test_a_done_step_is_not_launched_again(
 
     monkeypatch.setattr("smolalign.launch.launch", refuse)
     options = ("--launch", "accelerate", "--processes", "2")
-    ran = cli("sft", recipe, *batch(2, 2), "--out", two_processes[0].parent, *options)
+    ran = cli("sft", recipe, *GLOBAL, "--out", two_processes[0].parent, *options)
     assert ran.code == 0, ran.err
     assert "sft  cached" in ran.out
 
@@ -123,7 +126,7 @@ def test_a_launch_killed_with_all_its_processes_goes_on_to_the_same_weights(
 ) -> None:
     folder = recipe.parent / "killed" / "sft"
     options = ["--out", folder.parent, "--launch", "accelerate", "--processes", 2]
-    process = start(recipe.parent, "sft", recipe, *batch(2, 2), *options)
+    process = start(recipe.parent, "sft", recipe, *GLOBAL, *options)
     second = folder / "checkpoints" / f"checkpoint-{2 * SAVE}" / "trainer_state.json"
     deadline = time.monotonic() + 120
     while not second.exists():
@@ -134,7 +137,7 @@ def test_a_launch_killed_with_all_its_processes_goes_on_to_the_same_weights(
     process.communicate()
     assert not (folder / "step.json").exists()
     # The processes that were launched end with the one that launched them, and the folder is free again.
-    _, said = launched("sft", recipe, *batch(2, 2), out="killed")
+    _, said = launched("sft", recipe, *GLOBAL, out="killed")
     assert "sft: resuming from checkpoint-" in said
     assert (read_manifest(folder) or {})["resumed"]
     assert_same_weights(folder, two_processes[0])

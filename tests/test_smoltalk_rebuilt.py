@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from beside_hub import beside_hub
 from conftest import Ran
-from hub import beside_hub
 from test_assembly import assert_nothing_lost
 from test_smoltalk_components import CONFIGS, ORIGINALS, RELATED
 
@@ -89,7 +89,7 @@ def ran(
     for name in NAMES:
         own = [f"count_tokens_with={tiny_model}"] if load_recipe(find_recipe(name)).step.count_tokens_with else []
         commands.append(["smoltalk", name, *own, "--out", str(folder / name)])
-    ended = beside_hub(hub, folder / "cache", *commands)
+    ended = beside_hub(hub, *commands)
     return {name: (one, folder / name / "smoltalk") for name, one in zip(NAMES, ended, strict=True)}
 
 

@@ -72,10 +72,13 @@ def layer(module: str) -> int:
         "serve": 3,
         "apps": 3,
         "model": 2,
+        "checkpoint": 2,
+        "hub": 2,
         "vocabulary": 2,
         "adapters": 2,
         "data": 2,
         "chat": 2,
+        "cost": 1,
         "recipe": 1,
         "store": 1,
     }

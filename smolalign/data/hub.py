@@ -10,6 +10,7 @@ from typing import Any
 
 from smolalign.data.sources import named, similar_neighbour
 from smolalign.errors import UserError
+from smolalign.hub import failure
 
 _MEND = "check the id, or download it once and give its local path"
 # Set once the Hub has been found to be out of reach.
@@ -81,13 +82,13 @@ def _table(dataset_id: str, config: str | None, split: str | None, revision: str
         return datasets.load_dataset(dataset_id, name=config, split=wanted, revision=revision, streaming=False)
     except Exception as error:
         # The library raises a dozen unrelated types here, so the text decides; all are beyond this program's control.
-        raise _explained(dataset_id, config, wanted, error) from error
+        raise _explained(dataset_id, config, wanted, revision, error) from error
 
 
-def _explained(dataset_id: str, config: str | None, split: str, error: Exception) -> UserError:
+def _explained(dataset_id: str, config: str | None, split: str, revision: str | None, error: Exception) -> UserError:
     text = " ".join(str(error).split())
     names = _names(text)
-    where = named(dataset_id, split, config)
+    where, kind = named(dataset_id, split, config), type(error).__name__
     if isinstance(error, ConnectionError):
         return Unreachable(_why_unreachable(text), dataset_id, config, split)
     if "Config name is missing" in text:
@@ -96,11 +97,16 @@ def _explained(dataset_id: str, config: str | None, split: str, error: Exception
         return UserError(f'no config "{config}"', where=where, mend=f"configs: {names}")
     if text.startswith("Unknown split"):
         return UserError(f'no split "{split}"', where=where, mend=f"splits: {names}")
-    if type(error).__name__ == "DatasetNotFoundError":
-        what = text if "gated" in text or "Revision" in text else "no such dataset on the Hub, or no access to it"
-        mend = "log in with `hf auth login` after accepting its terms" if "gated" in text else _local(dataset_id)
-        return UserError(what, where=where, mend=mend)
-    return UserError(f"cannot be loaded: {type(error).__name__}: {text[:200]}", where=where)
+    if told := failure(error, "dataset", dataset_id, revision):
+        what, mend = told
+        where = f"{where[:-1]}; revision {revision})" if revision else where
+        return UserError(what, where=where, mend=_local(dataset_id) if mend.startswith("check the id") else mend)
+    if kind in ("EmptyDatasetError", "DataFilesNotFoundError"):
+        return UserError("it has no files of rows", where=where, mend="name another revision, or another dataset")
+    if kind.startswith("DatasetGeneration") and error.__cause__ is not None:
+        kind, text = type(error.__cause__).__name__, " ".join(str(error.__cause__).split())
+    mend = f"if a file was cut off in the cache: `hf cache rm dataset/{dataset_id}`, then the same command"
+    return UserError(f"cannot be read: {kind}: {text[:200]}", where=where, mend=mend)
 
 
 def _why_unreachable(text: str) -> str:

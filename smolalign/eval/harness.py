@@ -18,6 +18,7 @@ from typing import Any
 
 from smolalign.errors import UserError
 from smolalign.eval.benchmark_files import BENCHMARKS, Benchmark, Local, read_benchmark
+from smolalign.hub import failure
 from smolalign.recipe.measure import EvalTask
 
 
@@ -104,11 +105,14 @@ def _tasks(task: EvalTask) -> dict[str, Any]:
     try:
         # A group, since harness takes settings of its own tasks nowhere else.
         loaded = manager.load({"group": "benchmark", "task": wanted})
-    except OSError as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"cannot read {task.benchmark} from the Hub: {first[:200]}", mend="set files to the folder of its own files"
-        ) from None
+    except Exception as error:
+        # The library raises a dozen unrelated types here.
+        home = (manager.task_index[wanted[0]["task"]].cfg or {}).get("dataset_path", "")
+        if (told := failure(error, "dataset", home)) is None and not isinstance(error, OSError):
+            raise
+        what, mend = told or (" ".join(str(error).split())[:200], "")
+        mend = "; or ".join(filter(None, [mend, "set files to the folder of its own files"]))
+        raise UserError(f"cannot read {task.benchmark} from the Hub ({home}): {what}", mend=mend) from None
     return dict(loaded["tasks"])
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,9 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from smolalign.errors import UserError, UserErrors
 from smolalign.recipe.schema import KINDS, PipelineStep, Step
+from smolalign.recipe.tree import Path_, Places, extended, read_yaml
 
-Path_ = tuple[str | int, ...]
-Tree = tuple[dict[str, Any], dict[Path_, int]]
 _EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
 
@@ -28,6 +27,12 @@ class Recipe:
     step: Step
     file: Path
     folder: Path
+    places: Places = field(default_factory=dict)
+    """`file:line` of every key path in the file, and in those that it extends."""
+
+    def where(self, key: str) -> str:
+        """`file:line` of a key, as far as it stands in a file."""
+        return self.places.get((key,), str(self.file))
 
     @property
     def kind(self) -> str:
@@ -35,7 +40,7 @@ class Recipe:
 
 
 def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and check one recipe file.
+    """Read and check one recipe file, with what it extends.
 
     Args:
         file: the YAML file.
@@ -44,10 +49,10 @@ def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserErrors: everything that is wrong with it.
     """
-    tree, lines = read_yaml(file)
+    tree, places = extended(read_yaml(file), file)
     _apply_overrides(tree, overrides)
     folder = file.resolve().parent
-    return Recipe(_validated(tree, lines, file, folder), file, folder)
+    return Recipe(_validated(tree, places, file, folder), file, folder, places)
 
 
 def load_pipeline_steps(pipeline: Recipe, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
@@ -62,7 +67,7 @@ def load_pipeline_steps(pipeline: Recipe, overrides: Sequence[str] = ()) -> dict
     """
     assert isinstance(pipeline.step, PipelineStep)
     by_step = _overrides_by_step(list(pipeline.step.steps), overrides)
-    _, lines = read_yaml(pipeline.file)
+    _, places = extended(read_yaml(pipeline.file), pipeline.file)
     steps: dict[str, Recipe] = {}
     problems: list[UserError] = []
     for name, content in pipeline.step.steps.items():
@@ -70,16 +75,15 @@ def load_pipeline_steps(pipeline: Recipe, overrides: Sequence[str] = ()) -> dict
             if isinstance(content, str):
                 file = pipeline.folder / content
                 if not file.is_file():
-                    where = f"{pipeline.file}:{lines.get(('steps', name), 1)}"
+                    where = places.get(("steps", name), str(pipeline.file))
                     raise UserError(f"steps.{name}: no file {content!r}", where=where, mend="name a recipe file")
                 steps[name] = load_recipe(file, by_step[name])
             else:
-                tree = copy.deepcopy(content)
+                inner = {key[2:]: place for key, place in places.items() if key[:2] == ("steps", name)}
+                tree, inner = extended((copy.deepcopy(content), inner), pipeline.file)
                 _apply_overrides(tree, by_step[name])
-                inner = {key[2:]: line for key, line in lines.items() if key[:2] == ("steps", name)}
-                steps[name] = Recipe(
-                    _validated(tree, inner, pipeline.file, pipeline.folder), pipeline.file, pipeline.folder
-                )
+                step = _validated(tree, inner, pipeline.file, pipeline.folder)
+                steps[name] = Recipe(step, pipeline.file, pipeline.folder, inner)
         except UserErrors as errors:
             problems += errors.errors
         except UserError as error:
@@ -129,62 +133,6 @@ def _overrides_by_step(names: list[str], overrides: Sequence[str]) -> dict[str, 
     return by_step
 
 
-def read_yaml(file: Path, begins: str = "a recipe is a mapping that begins with kind:") -> Tree:
-    """The file's tree, and the line of every key path in it.
-
-    Args:
-        file: to read.
-        begins: what is said where it is no mapping.
-
-    Raises:
-        UserError: it cannot be read, is no YAML, has a key twice, or is no mapping.
-    """
-    try:
-        text = file.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        tree = yaml.safe_load(text)
-    except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8 text (byte {error.start})", where=str(file), mend="save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", where=str(file)) from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"not YAML: {error.problem}", where=f"{file}:{line}", mend="mend the syntax there") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"not YAML: {error}", where=str(file)) from None
-    if not isinstance(tree, dict):
-        raise UserError(begins, where=str(file))
-    assert node is not None
-    lines = dict(_lines_of(node, ()))
-    _reject_duplicate_keys(node, file)
-    return tree, lines
-
-
-def _lines_of(node: yaml.Node, path: Path_) -> Iterator[tuple[Path_, int]]:
-    yield path, node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield from _lines_of(value, (*path, key.value))
-            yield (*path, key.value), key.start_mark.line + 1
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield from _lines_of(value, (*path, index))
-
-
-def _reject_duplicate_keys(node: yaml.Node, file: Path) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                where = f"{file}:{key.start_mark.line + 1}"
-                raise UserError(f"the key {key.value!r} stands twice", where=where, mend="keep one of them")
-            seen.add(key.value)
-            _reject_duplicate_keys(value, file)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _reject_duplicate_keys(value, file)
-
-
 def _apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
     for override in overrides:
         path, equals, text = override.partition("=")
@@ -219,17 +167,17 @@ def _set(tree: Any, keys: list[str], value: Any, override: str) -> None:
             raise UserError(f"override {override!r}: {'.'.join(keys[:depth])} has no keys")
 
 
-def _validated(tree: dict[str, Any], lines: dict[Path_, int], file: Path, folder: Path) -> Step:
+def _validated(tree: dict[str, Any], places: Places, file: Path, folder: Path) -> Step:
     kind = tree.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         close = difflib.get_close_matches(str(kind), KINDS, n=1)
         mend = f"did you mean {close[0]}?" if close else f"use one of {', '.join(KINDS)}"
         what = "no kind" if kind is None else f"unknown kind {kind!r}"
-        raise UserError(what, where=f"{file}:{lines.get(('kind',), 1)}", mend=mend)
+        raise UserError(what, where=places.get(("kind",), f"{file}:1"), mend=mend)
     try:
         return KINDS[kind].model_validate(_as_meant(tree), context={"folder": folder})
     except ValidationError as error:
-        problems = [explain(KINDS[kind], tree, detail, lines, file) for detail in error.errors()]
+        problems = [explain(KINDS[kind], tree, detail, places, file) for detail in error.errors()]
         raise UserErrors(problems) from None
 
 
@@ -249,14 +197,14 @@ def _trainer_as_meant(value: Any, key: str = "") -> Any:
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
-def explain(model: type[BaseModel], tree: Any, detail: Any, lines: dict[Path_, int], file: Path) -> UserError:
-    """What pydantic found wrong with a field of a file, with its line and the nearest known key."""
+def explain(model: type[BaseModel], tree: Any, detail: Any, places: Places, file: Path) -> UserError:
+    """What pydantic found wrong with a field of a file, with its place and the nearest known key."""
     path: Path_ = tuple(detail["loc"])
     name = ".".join(str(part) for part in path) or str(tree.get("kind"))
     known = path
-    while known and known not in lines:
+    while known and known not in places:
         known = known[:-1]
-    where = f"{file}:{lines.get(known, 1)}"
+    where = places.get(known, f"{file}:1")
     if detail["type"] == "extra_forbidden":
         fields = _fields_at(model, path[:-1])
         close = difflib.get_close_matches(str(path[-1]), fields, n=1)

@@ -6,9 +6,10 @@ import os
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from smolalign.recipe.batch import batch_problem
 from smolalign.recipe.block import Fraction, PositiveInt, Strict
 from smolalign.recipe.data import DataSource, Decontaminate, Deduplicate, Filters
 from smolalign.recipe.held_out import is_held_out_source, is_held_out_split
@@ -153,8 +154,21 @@ class TrainStep(AssemblyStep):
     """Largest share of rows that may be cut or dropped for their length before the step fails."""
     compute: Compute = Compute()
     """How the arithmetic is done."""
+    global_batch_size: PositiveInt | None = None
+    """Rows of one optimizer step over all devices, packed ones with packing. `gradient_accumulation_steps` then follows
+    from it, `trainer.per_device_train_batch_size` and the number of processes."""
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Fields of TRL's own configuration, by their own names."""
+
+    @field_validator("trainer")
+    @classmethod
+    def batch_is_said_once(cls, trainer: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if problem := batch_problem(info.data.get("global_batch_size"), trainer):
+            name, what, mend = problem
+            error = PydanticCustomError("batch", "{what}", {"what": what, "mend": mend})
+            detail = InitErrorDetails(type=error, loc=(name,), input=trainer[name])
+            raise ValidationError.from_exception_data(cls.__name__, [detail])
+        return trainer
 
 
 class PretrainStep(TrainStep):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from smolalign.errors import UserError
+from smolalign.recipe.tree import Path_, extended, may_be_path, read_yaml
 from smolalign.store import write_text
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -18,8 +20,6 @@ SHIPPED = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent
 RECIPES = SHIPPED / "recipes"
 # Accelerate's own configurations, for `--launch`.
 LAUNCH_CONFIGS = RECIPES / "accelerate"
-# Blocks whose every value may be a path.
-_PARENTS = (("models",), ("steps",))
 
 
 def shipped_recipes() -> list[str]:
@@ -48,6 +48,23 @@ def find_recipe(argument: str) -> Path:
     raise UserError(f"no recipe {argument!r}: no such file, and no shipped recipe of that name", mend=mend)
 
 
+def show_recipe(argument: str) -> str:
+    """A recipe's text; of one that extends others its first comment and what they make together."""
+    file = find_recipe(argument)
+    text = file.read_text(encoding="utf-8")
+    tree, places = read_yaml(file)
+    steps = tree.get("steps")
+    inline = [step for step in steps.values() if isinstance(step, dict)] if isinstance(steps, dict) else []
+    if not any("extends" in block for block in (tree, *inline)):
+        return text
+    whole, places = extended((tree, places), file)
+    for name, step in whole.get("steps", {}).items():
+        if isinstance(step, dict):
+            whole["steps"][name], _ = extended((step, {}), file)
+    comment = "".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
+    return comment + yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=120)
+
+
 def copy_recipe(argument: str, target: Path) -> None:
     """Copy a recipe to a new file, its relative paths made absolute so that it still finds its data.
 
@@ -72,13 +89,13 @@ def copy_recipe(argument: str, target: Path) -> None:
     write_text(target, text)
 
 
-def _paths(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[yaml.ScalarNode]:
-    """The scalars of a recipe that may be a path: sources, models, and the steps of a pipeline."""
+def _paths(node: yaml.Node | None, path: Path_) -> Iterator[yaml.ScalarNode]:
+    """The scalars of a recipe that may be a path."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             yield from _paths(value, (*path, key.value))
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
             yield from _paths(value, path)
-    elif isinstance(node, yaml.ScalarNode) and (path[-1:] in (("source",), ("model",)) or path[-2:-1] in _PARENTS):
+    elif isinstance(node, yaml.ScalarNode) and may_be_path(path):
         yield node

@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from transformers import LlamaConfig
 
+from smolalign import processes
 from smolalign.errors import UserError
 from smolalign.model import device, load_config, unadapted
 from smolalign.processes import usable_cores
+from smolalign.recipe.batch import ACCUMULATED, SIZE, divide
 from smolalign.recipe.schema import PretrainStep, TrainStep, TuneStep
 from smolalign.report import Reporter
 from smolalign.train.allocator import keep_memory
@@ -139,6 +141,7 @@ def choose(step: TrainStep, config: Any, machine: Machine | None = None) -> Comp
             "precision": precision,
             "products": _products(step, machine, precision.value),
             "attention": _attention(step, machine, precision.value, config),
+            "batch": _batch(step),
             "at once": _micro_batch(step, machine, config),
             "threads": _threads(step, machine),
             "allocator": _allocator(step, machine),
@@ -260,6 +263,12 @@ def _attention(step: TrainStep, machine: Machine, precision: str, config: Any) -
     if machine.device == "cuda" and machine.capability >= (7, 5):
         return Choice("flex", "FlashAttention takes bf16 or fp16; documents are told by their positions", field)
     return Choice("per_document", "no work between documents, and no mask", field)
+
+
+def _batch(step: TrainStep) -> Choice:
+    batch = divide(step.global_batch_size, step.trainer, processes.count())
+    fields = "global_batch_size" if step.global_batch_size else f"trainer.{ACCUMULATED}"
+    return Choice(f"{batch.rows} rows", batch.line(), f"trainer.{SIZE}, {fields}")
 
 
 def _micro_batch(step: TrainStep, machine: Machine, config: Any) -> Choice:

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from smolalign.model import device, lora_config, unadapted
+from smolalign.model import lora_config, unadapted
 from smolalign.recipe.schema import Lora
 from smolalign.train import attention
 from smolalign.train.attention import attending_per_document
@@ -160,11 +160,11 @@ class Bf16Linear:
 
 
 @contextmanager
-def as_on_device(bf16: bool) -> Iterator[None]:
+def as_on_device(bf16: bool, on_cpu: bool) -> Iterator[None]:
     """Kernels that the meta device would not choose, in place of PyTorch's functions; in the backward pass too, where
     layers may be computed again."""
     changes: list[tuple[Any, str, Any]] = [
-        (attention, "PLAIN_ON", ("cpu", "meta") if device().type == "cpu" else ()),
+        (attention, "PLAIN_ON", ("cpu", "meta") if on_cpu else ()),
         (torch.nn.functional, "scaled_dot_product_attention", fused_attention),
         (attention, "scaled_dot_product_attention", fused_attention),
     ]
@@ -223,6 +223,7 @@ class DryTraining:
         bf16: compute in bf16 mixed precision.
         quantize: how frozen weights are kept.
         reference: a reference is scored after each forward pass, by the same model without its adapters.
+        on_cpu: the device trained on is the CPU.
     """
 
     def __init__(
@@ -234,8 +235,9 @@ class DryTraining:
         bf16: bool = False,
         quantize: str | None = None,
         reference: bool = False,
+        on_cpu: bool = True,
     ) -> None:
-        self.model, self.bf16, self.reference = model, bf16, reference
+        self.model, self.bf16, self.reference, self.on_cpu = model, bf16, reference, on_cpu
         self.micro_batches = min(2, accumulation)
         self.weights = weight_bytes(model, quantize)
         self.trained = [p for p in model.parameters() if p.requires_grad]
@@ -247,7 +249,7 @@ class DryTraining:
         """One optimizer step on micro-batches of this size. The first step has no optimizer's state yet."""
         live = self.live
         live.measure_anew()
-        with attending_per_document(unadapted(self.model)), as_on_device(self.bf16), live:
+        with attending_per_document(unadapted(self.model)), as_on_device(self.bf16, self.on_cpu), live:
             for _ in range(self.micro_batches):
                 live.phase = "activations"
                 loss = self._loss(batch)
@@ -269,7 +271,7 @@ class DryTraining:
         """A forward pass on a batch of held-out rows, between two steps."""
         live = self.live
         live.measure_anew()
-        with torch.no_grad(), attending_per_document(unadapted(self.model)), as_on_device(self.bf16), live:
+        with torch.no_grad(), attending_per_document(unadapted(self.model)), as_on_device(self.bf16, self.on_cpu), live:
             live.phase = "activations"
             self._loss(batch)
         return self._footprint(0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from smolalign import processes
+from smolalign.recipe.batch import SIZE, divide
 from smolalign.recipe.schema import Lora, TrainStep, TuneStep
 
 SHORTEST = 64
@@ -41,12 +43,12 @@ def knobs(step: TrainStep) -> Iterator[Knob]:
 
 def _same_mathematics(step: TrainStep) -> Iterator[Knob]:
     """Smaller micro-batches with more of them a step, then activations that are computed again."""
-    size = int(step.trainer.get("per_device_train_batch_size", 8))
-    micro_batches = int(step.trainer.get("gradient_accumulation_steps", 1))
+    batch = divide(step.global_batch_size, step.trainer, processes.count())
     words = ""
-    while size % 2 == 0:
-        size, micro_batches = size // 2, micro_batches * 2
-        changed = {"per_device_train_batch_size": size, "gradient_accumulation_steps": micro_batches}
+    while batch.size % 2 == 0:
+        batch = replace(batch, size=batch.size // 2, accumulated=batch.accumulated * 2)
+        # With a global batch the accumulation follows.
+        changed = {SIZE: batch.size} if step.global_batch_size else batch.fields()
         step = _with(step, changed)
         words = " ".join(f"trainer.{name}={value}" for name, value in changed.items())
         yield Knob(step, words, resumes=True)

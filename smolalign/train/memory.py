@@ -19,7 +19,7 @@ from smolalign.memory import free_memory, resident_memory, say_size
 from smolalign.model import device
 from smolalign.recipe.schema import DpoStep, PretrainStep, TrainStep
 from smolalign.train.allocator import memory_taken
-from smolalign.train.compute import choose
+from smolalign.train.compute import Machine, choose
 from smolalign.train.dataset import IGNORED
 from smolalign.train.dry_step import Batch, DryTraining, Footprint, model_on_meta
 from smolalign.train.lean import make_lean
@@ -35,6 +35,15 @@ CPU_WORKSPACE = 70_000_000
 LEAST_DRAWS, MOST_DRAWS = 64, 2000
 # Sizes of the first step, from which the bytes of a token and of a trained token are known.
 PROBE = Batch(((64,),), 32)
+
+
+# bitsandbytes' optimizers whose state can move to the host's memory, which take CUDA, and those of the same state.
+_UNPAGED = {
+    "paged_adamw_8bit": "adamw_8bit",
+    "paged_adamw_32bit": "adamw_torch",
+    "paged_lion_8bit": "lion_8bit",
+    "paged_lion_32bit": "lion_32bit",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,21 +96,24 @@ def memory_here() -> int:
     return torch.cuda.mem_get_info()[0] if device().type == "cuda" else free_memory()
 
 
-def estimate(step: TrainStep, config: Any, rows: Sequence[Batch]) -> Estimate:
-    """The memory that training takes on this device, or on one that computes alike.
+def estimate(step: TrainStep, config: Any, rows: Sequence[Batch], machine: Machine | None = None) -> Estimate:
+    """The memory that training takes on this device, or on another.
 
     Args:
         step: the recipe.
         config: of the model to train.
         rows: sizes of a sample of its rows.
+        machine: the other one.
 
     Raises:
         UserError: the recipe asks for what this device cannot do.
         RuntimeError, NotImplementedError, ValueError: the model's code needs the numbers that there are not.
     """
-    compute = choose(step, config)
-    arguments = _arguments(step, compute.trainer_fields())
-    on_cpu = device().type == "cpu"
+    compute = choose(step, config, machine)
+    # Of precisions, tf32 changes nothing in memory, and is refused where the device is not at hand.
+    arguments = _arguments(step, {name: value for name, value in compute.trainer_fields().items() if name != "tf32"})
+    paged, arguments.optim = arguments.optim.startswith("paged_"), _UNPAGED.get(arguments.optim, arguments.optim)
+    on_cpu = (machine.device if machine else device().type) == "cpu"
     frozen = torch.float32 if on_cpu else getattr(config, "dtype", None) or torch.float32
     lora = getattr(step, "lora", None)
     model = model_on_meta(config, frozen, lora, bool(arguments.gradient_checkpointing))
@@ -116,6 +128,7 @@ def estimate(step: TrainStep, config: Any, rows: Sequence[Batch]) -> Estimate:
         bf16=bool(arguments.bf16),
         quantize=getattr(step, "quantize", None),
         reference=isinstance(step, DpoStep) and lora is not None,
+        on_cpu=on_cpu,
     )
     probe = training.step(PROBE)
     a_token, a_trained = probe.activations / PROBE.tokens, probe.logits / PROBE.trained
@@ -128,9 +141,12 @@ def estimate(step: TrainStep, config: Any, rows: Sequence[Batch]) -> Estimate:
     alive = footprint.alive
     if step.eval_data or step.test_fraction:
         alive = max(alive, training.evaluation(largest(arguments.per_device_eval_batch_size)).alive)
+    if paged and not on_cpu:
+        # What the optimizer keeps moves to the host's memory where the GPU's does not suffice.
+        alive -= footprint.optimizer
     if on_cpu:
         alive = footprint.weights + memory_taken(training.live.trace, keep=compute["allocator"] == "keep")
-    process = process_memory()
+    process = process_memory() if on_cpu else GPU_CONTEXT
     return Estimate(footprint, process, alive + process)
 
 
@@ -174,13 +190,13 @@ def _parts(rows: Sequence[Batch], most_tokens: int | None) -> list[Batch]:
 
 @cache
 def process_memory() -> int:
-    """Bytes of a process that trains, without what a dry run counts: on the CPU what this process holds now, with all
-    that training imports, and workspace; on a GPU what its context takes there. Measured at the first call."""
+    """Bytes of a process that trains on the CPU, without what a dry run counts: what this process holds now, with all
+    that training imports, and workspace. Measured at the first call."""
     import smolalign.train.dpo
     import smolalign.train.pretrain
     import smolalign.train.sft  # noqa: F401
 
-    return GPU_CONTEXT if device().type == "cuda" else resident_memory() + CPU_WORKSPACE
+    return resident_memory() + CPU_WORKSPACE
 
 
 def _arguments(step: TrainStep, fields: dict[str, Any]) -> Any:

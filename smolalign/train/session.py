@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from smolalign import processes
 from smolalign.errors import UserError
 from smolalign.model import device
+from smolalign.recipe.batch import divide
 from smolalign.recipe.schema import TrainStep
 from smolalign.report import Progress, Reporter
 from smolalign.store import read_json, write_json, write_text
@@ -65,6 +66,7 @@ def trainer_arguments(
         raise UserError("trainer.packing_strategy wrapped lets documents attend to each other", mend="use bfd")
     _reject_unknown_fields(config_class, step.trainer)
     _reject_wrong_types(config_class, step.trainer)
+    batch = divide(step.global_batch_size, step.trainer, processes.count())
     fields: dict[str, Any] = {
         "bf16": False,
         # Without this, the configuration takes bf16 for a mistake on CPUs.
@@ -77,9 +79,10 @@ def trainer_arguments(
         "save_steps": 0.1,
         "save_total_limit": 2,
         "dataloader_pin_memory": device().type == "cuda",
-        "per_device_eval_batch_size": step.trainer.get("per_device_train_batch_size", 8),
+        "per_device_eval_batch_size": batch.size,
         **(defaults or {}),
         **step.trainer,
+        **batch.fields(),
         "output_dir": str(folder / "checkpoints"),
         "seed": step.seed,
         "report_to": "none",
@@ -94,6 +97,9 @@ def trainer_arguments(
             f"trainer.eval_strategy is {step.trainer['eval_strategy']}, but no rows are held out",
             mend="set eval_data or test_fraction",
         )
+    if arguments.n_gpu > 1:
+        # The trainer would make a batch for each GPU that it sees. Several are used by several processes.
+        arguments._n_gpu = 1
     allow_sharding_on_cpu()
     return arguments
 

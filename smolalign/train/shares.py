@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from smolalign import processes
 from smolalign.train.dataset import IGNORED
@@ -60,6 +61,14 @@ class Shares(Trainer):
             else:
                 shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
         return loader
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        sampler: Any = super()._get_train_sampler(*args, **kwargs)
+        if isinstance(sampler, LengthGroupedSampler):
+            # It groups by the rows of a step. The trainer tells it those of a process, and rows would come in another
+            # order with another number of processes.
+            sampler.batch_size *= processes.count()
+        return sampler
 
     def _ends_borrowed(self) -> bool:
         """Whether the batch fetched last is borrowed."""

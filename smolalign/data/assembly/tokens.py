@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from smolalign.errors import UserError
+from smolalign.hub import hub_model, model_folder
 
 # SmolLM2's tokenizer on English chats: 4.0 to 4.6 bytes a token.
 _BYTES_PER_TOKEN = 4.3
@@ -44,12 +45,9 @@ def tokenizer_file(model: str) -> Path:
             mend = "name a folder that holds tokenizer.json, or a model on the Hub"
             raise UserError(f"count_tokens_with: no tokenizer.json in {model}", mend=mend)
         return file
-    from huggingface_hub import hf_hub_download
-
-    name, _, revision = model.partition("@")
-    try:
-        return Path(hf_hub_download(name, "tokenizer.json", revision=revision or None))
-    except Exception as error:
-        # The library raises a dozen unrelated types here, all beyond this program's control.
-        what = f"count_tokens_with: no tokenizer of {model}: {' '.join(str(error).split())[:200]}"
-        raise UserError(what, mend="name a local folder, or leave count_tokens_with out") from error
+    hub = hub_model(model)
+    file = model_folder(*hub, weights=False) / "tokenizer.json" if hub else folder
+    if not file.is_file():
+        mend = "name a model with one, or leave count_tokens_with out"
+        raise UserError(f"count_tokens_with: no tokenizer.json in {model}", mend=mend)
+    return file

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from smolalign.errors import UserError, UserErrors
 from smolalign.recipe.block import PositiveInt
-from smolalign.recipe.load import Path_, explain, read_yaml
+from smolalign.recipe.load import explain
+from smolalign.recipe.tree import Places, read_yaml
 
 # Datatrove's executors, by the word for each.
 EXECUTORS = {
@@ -72,21 +73,21 @@ def read_engine(file: Path) -> Engine:
         UserErrors: everything that is wrong with it.
         UserError: a package or a program that the engine needs is not installed.
     """
-    tree, lines = read_yaml(file, "an engine is a mapping that begins with engine:")
+    tree, places = read_yaml(file, "an engine is a mapping that begins with engine:")
     kind = tree.get("engine")
     if not isinstance(kind, str) or kind not in EXECUTORS:
         close = difflib.get_close_matches(str(kind), EXECUTORS, n=1)
         mend = f"did you mean {close[0]}?" if close else f"use one of {', '.join(EXECUTORS)}"
         what = "no engine" if kind is None else f"unknown engine {kind!r}"
-        raise UserError(what, where=f"{file}:{lines.get(('engine',), 1)}", mend=mend)
+        raise UserError(what, where=places.get(("engine",), f"{file}:1"), mend=mend)
     model = _model(kind)
     ours = sorted(_OURS & set(tree), key=list(tree).index)
-    problems = [_is_ours(key, lines, file) for key in ours]
+    problems = [_is_ours(key, places) for key in ours]
     rest = {key: value for key, value in tree.items() if key not in ours}
     try:
         found = model.model_validate(_as_written(rest, model, file))
     except ValidationError as error:
-        raise UserErrors([*problems, *(explain(model, tree, one, lines, file) for one in error.errors())]) from None
+        raise UserErrors([*problems, *(explain(model, tree, one, places, file) for one in error.errors())]) from None
     if problems:
         raise UserErrors(problems)
     _require(kind, file)
@@ -138,8 +139,8 @@ def _as_written(tree: dict[str, Any], model: type[BaseModel], file: Path) -> dic
     return found
 
 
-def _is_ours(key: str, lines: dict[Path_, int], file: Path) -> UserError:
-    return UserError(f"{key} is set by smolalign", where=f"{file}:{lines.get((key,), 1)}", mend="leave it out")
+def _is_ours(key: str, places: Places) -> UserError:
+    return UserError(f"{key} is set by smolalign", where=places[key,], mend="leave it out")
 
 
 def _require(kind: str, file: Path) -> None:
