@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import pyarrow as pa
 from datasets import Dataset
 
 from smolalign.chat.render import Rendered, render_chat, render_pair
@@ -15,7 +16,9 @@ from smolalign.rows import Chat, Document, Pair
 
 # The label that PyTorch's cross entropy skips.
 IGNORED = -100
-
+# Rows in a part of a table of tokens, and the type of its columns.
+PART_ROWS = 10_000
+TOKEN_IDS = pa.list_(pa.int32())
 
 # Sources that lost something and are named one by one; a mixture may have hundreds of files.
 NAMED_SOURCES = 5
@@ -127,6 +130,34 @@ class Ledger(Count):
             )
 
 
+class TokenColumns:
+    """Columns of token ids that are given row by row, kept as a table's parts: a list takes ten times the memory.
+
+    Args:
+        names: of the columns.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self._lists: dict[str, list[list[int]]] = {name: [] for name in names}
+        self._parts: list[pa.Table] = []
+
+    def add(self, *row: list[int]) -> None:
+        """A row, a list a column."""
+        for column, ids in zip(self._lists.values(), row, strict=True):
+            column.append(ids)
+        if len(column) == PART_ROWS:
+            self._end_part()
+
+    def dataset(self) -> Dataset:
+        """All rows."""
+        self._end_part()
+        return Dataset(pa.concat_tables(self._parts))
+
+    def _end_part(self) -> None:
+        self._parts.append(pa.table({name: pa.array(ids, TOKEN_IDS) for name, ids in self._lists.items()}))
+        self._lists = {name: [] for name in self._lists}
+
+
 def say_ledger(what: str, ledger: Ledger, report: Reporter) -> None:
     """Show the ledger of the rows that `what` names."""
     first, *rest = ledger.lines()
@@ -143,7 +174,7 @@ def tokenize_documents(tokenizer: Any, rows: Sequence[Document], max_length: int
         A dataset of `input_ids` and `labels`, each `[length]`, and the ledger.
     """
     ledger = Ledger()
-    columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    columns = TokenColumns("input_ids", "labels")
     encoded = tokenizer([row.text for row in rows], add_special_tokens=False)["input_ids"]
     end_of_text = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     for row, ids in zip(rows, encoded, strict=True):
@@ -151,9 +182,8 @@ def tokenize_documents(tokenizer: Any, rows: Sequence[Document], max_length: int
         for start in range(0, len(ids), max_length):
             part = ids[start : start + max_length]
             ledger.keep(row.origin, len(part), len(part))
-            columns["input_ids"].append(part)
-            columns["labels"].append(part)
-    return Dataset.from_dict(columns), ledger
+            columns.add(part, part)
+    return columns.dataset(), ledger
 
 
 def tokenize_chats(tokenizer: Any, rows: Sequence[Chat], max_length: int) -> tuple[Dataset, Ledger]:
@@ -165,15 +195,14 @@ def tokenize_chats(tokenizer: Any, rows: Sequence[Chat], max_length: int) -> tup
         A dataset of `input_ids` and `labels`, each `[length]`, and the ledger.
     """
     ledger = Ledger()
-    columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    columns = TokenColumns("input_ids", "labels")
     for row in rows:
         kept = _fit(_without_untrained_end(render_chat(tokenizer, row)), max_length, row.origin, ledger)
         if kept is None:
             continue
-        columns["input_ids"].append(kept.ids)
         labels = [token if mark else IGNORED for token, mark in zip(kept.ids, kept.trained, strict=True)]
-        columns["labels"].append(labels)
-    return Dataset.from_dict(columns), ledger
+        columns.add(kept.ids, labels)
+    return columns.dataset(), ledger
 
 
 def tokenize_pairs(tokenizer: Any, rows: Sequence[Pair], max_length: int) -> tuple[Dataset, Ledger]:
@@ -185,7 +214,7 @@ def tokenize_pairs(tokenizer: Any, rows: Sequence[Pair], max_length: int) -> tup
         one row and its trained tokens are those of both answers.
     """
     ledger = Ledger()
-    columns: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
+    columns = TokenColumns("prompt_ids", "chosen_ids", "rejected_ids")
     for row in rows:
         pair = render_pair(tokenizer, row)
         answers = (pair.chosen_ids, pair.rejected_ids)
@@ -195,11 +224,9 @@ def tokenize_pairs(tokenizer: Any, rows: Sequence[Pair], max_length: int) -> tup
             ledger.drop(row.origin, total)
             continue
         lost = sum(max(0, len(ids) - room) for ids in answers)
-        columns["prompt_ids"].append(pair.prompt_ids)
-        columns["chosen_ids"].append(pair.chosen_ids[:room])
-        columns["rejected_ids"].append(pair.rejected_ids[:room])
+        columns.add(pair.prompt_ids, pair.chosen_ids[:room], pair.rejected_ids[:room])
         ledger.keep(row.origin, total - lost, sum(min(len(ids), room) for ids in answers), cut=lost)
-    return Dataset.from_dict(columns), ledger
+    return columns.dataset(), ledger
 
 
 def _without_untrained_end(row: Rendered) -> Rendered:
