@@ -44,10 +44,13 @@ class Sky:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes scripts as blocks."""
+    """Writes scripts as blocks, but for those with Unicode's own line breaks, which YAML takes for plain ones there."""
 
     def represent_str(self, text: str) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+        breaks = any(character in text for character in "\x85\u2028\u2029\ufeff")
+        return self.represent_scalar(
+            "tag:yaml.org,2002:str", text, style='"' if breaks else "|" if "\n" in text else None
+        )
 
 
 _Dumper.add_representer(str, _Dumper.represent_str)
