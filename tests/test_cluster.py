@@ -120,7 +120,7 @@ def test_two_machines_train_what_one_process_trains_also_when_the_time_is_up(
 ) -> None:
     pipeline = yaml.safe_load(chain.read_text())
     pipeline["steps"]["eval"] = yaml.safe_load(EVAL)
-    chain.write_text(yaml.safe_dump(pipeline))
+    chain.write_text(yaml.safe_dump(pipeline, sort_keys=False))
     ran = cli("run", chain, "--out", "alone")
     assert ran.code == 0, ran.err
     file = shlex.split(written(cli, chain, "--slurm", "--nodes", 2, "--config", "fsdp2", "--out", "two"))[1]
