@@ -140,7 +140,7 @@ def test_two_machines_train_what_one_process_trains_also_when_the_time_is_up(
     tables = [read_json(Path(run) / "eval" / "step.json")["metrics"]["table"] for run in ("two", "alone")]  # type: ignore[index]
     assert tables[0]["sft"] == pytest.approx(tables[1]["sft"], abs=1e-3)
     # What one process does is done by one machine, and told once.
-    assert log.count("in all") == log.count("smoltalk  cached") == 1
+    assert log.count("smoltalk  cached") == log.count("Talk to it:") == 1
 
 
 # --- the files --------------------------------------------------------------------------------------------------------
@@ -354,6 +354,8 @@ def test_another_job_file_is_not_overwritten(chain: Path, cli: Cli) -> None:
 
 
 def test_a_batch_that_grows_with_the_processes_is_told(chain: Path, cli: Cli) -> None:
+    ran = cli("launch", chain, "--slurm", "--out-file", "kept.sh")
+    assert "✓ sft  global_batch_size 8: for 1, 2, 4 or 8 processes" in ran.out
     ran = cli("launch", chain, "sft.global_batch_size=null", "--slurm", "--gpus", 4)
     assert ran.code == 0
     assert "! sft  32 rows a step, 8 in one process: global_batch_size is what keeps them" in ran.out

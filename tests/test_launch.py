@@ -105,6 +105,7 @@ def test_the_batch_may_be_divided_by_accumulation_and_over_processes(
     assert {path.name for path in folder.iterdir()} == {path.name for path in one_process.iterdir()}
     assert [line.split(":")[0].strip() for line in said.splitlines() if "% trained on" in line] == ["train", "held out"]
     assert said.splitlines()[-1] == f"in {folder}"
+    assert ", batch 8 rows, " in said
     assert len(logged(folder, "loss")) == STEPS
 
 

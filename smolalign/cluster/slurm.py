@@ -111,8 +111,8 @@ exit "$code"
 
 _SEVERAL = """\
 # One task a machine, which starts its processes itself and meets the others at the first machine.
-read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-export MEET="$first:$((20000 + SLURM_JOB_ID % 20000))"
+machines=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+export MEET="${{machines%%$'\\n'*}}:$((20000 + SLURM_JOB_ID % 20000))"
 # shellcheck disable=SC2016 # each task has a number of its own
 srun --kill-on-bad-exit=1 bash -c 'exec "$@" --machine "$SLURM_PROCID/$SLURM_NNODES@$MEET"' smolalign \\
     {command} &"""
