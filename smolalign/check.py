@@ -44,7 +44,12 @@ class Finding:
 
 
 def check_steps(
-    steps: Mapping[str, Recipe], run_folder: Path, only: str | None = None, target: Target | None = None
+    steps: Mapping[str, Recipe],
+    run_folder: Path,
+    only: str | None = None,
+    target: Target | None = None,
+    *,
+    memory: bool = True,
 ) -> Iterator[Finding]:
     """Look at every step of a chain. The quick looks at files come first; if all is well there, the slow ones follow.
 
@@ -53,6 +58,7 @@ def check_steps(
         run_folder: where they would run.
         only: look at this step alone; the others say what its `@step` references will be.
         target: a device to train on in place of the present one.
+        memory: say whether training fits there; not where it is to run on a device that cannot be asked.
     """
     chain = Chain(steps, run_folder)
     looked_at = {name: recipe for name, recipe in steps.items() if only in (None, name)}
@@ -71,7 +77,7 @@ def check_steps(
             yield finding
     if not wrong:
         for name, recipe in looked_at.items():
-            yield from _check_training(name, recipe, chain, target or Target())
+            yield from _check_training(name, recipe, chain, target or Target(), memory)
 
 
 def _check_output(name: str, chain: Chain) -> Iterator[Finding]:
@@ -207,7 +213,7 @@ def _check_assembly(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding
             yield Finding(name, problem=error.at(recipe.file))
 
 
-def _check_training(name: str, recipe: Recipe, chain: Chain, target: Target) -> Iterator[Finding]:
+def _check_training(name: str, recipe: Recipe, chain: Chain, target: Target, memory: bool) -> Iterator[Finding]:
     """That the trainer takes its fields, that the template trains its stop token, and that rows and memory suffice."""
     step = recipe.step
     if not isinstance(step, TrainStep):
@@ -223,7 +229,8 @@ def _check_training(name: str, recipe: Recipe, chain: Chain, target: Target) -> 
             rows = yield from _check_rendering(name, recipe, step, chain)
         else:
             rows = _sizes_of_documents(name, step, chain)
-        yield from _check_memory(name, step, chain, rows, target)
+        if memory:
+            yield from _check_memory(name, step, chain, rows, target)
     except UserError as error:
         yield Finding(name, problem=error.at(recipe.file))
 

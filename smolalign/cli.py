@@ -6,16 +6,20 @@ import enum
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from smolalign import __version__
 from smolalign.cli_apps import app as apps
 from smolalign.cli_eval import evaluate
+from smolalign.cli_launch import launch as launch_on_cluster
 from smolalign.environment import prepare
 from smolalign.errors import Failed, UserError, UserErrors
 from smolalign.processes import count, end_with_launcher, is_launched, is_main, tell_launcher
+
+if TYPE_CHECKING:
+    from smolalign.launch import Launch as Planned
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,6 +30,7 @@ app = typer.Typer(
 recipes_app = typer.Typer(no_args_is_help=True, help="The recipes that ship with the package.")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(apps, name="app")
+app.command(name="launch")(launch_on_cluster)
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped recipe's name.")]
 StepRecipe = Annotated[
@@ -53,6 +58,12 @@ Processes = Annotated[int | None, typer.Option("--processes", min=1, help="With 
 Config = Annotated[
     str | None, typer.Option("--config", help="With --launch: ddp (default), fsdp2, zero3, or a file of Accelerate's.")
 ]
+Machine = Annotated[
+    str | None,
+    typer.Option(
+        "--machine", metavar="N/ALL@HOST:PORT", help="With --launch on several: this one, and where they meet."
+    ),
+]
 
 
 def _say_version(wanted: bool) -> None:
@@ -75,12 +86,29 @@ def options(
 
 @app.command()
 def run(
-    recipe: RecipeArgument, overrides: Overrides = None, out: Out = None, fresh: Fresh = False, dry_run: DryRun = False
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    out: Out = None,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+    step: Annotated[
+        str | None, typer.Option("--step", metavar="NAME", help="Run this step of the chain alone.")
+    ] = None,
+    launch: Launch = None,
+    processes: Processes = None,
+    config: Config = None,
+    machine: Machine = None,
 ) -> None:
     """Run the whole chain of a pipeline recipe, skipping what is done and resuming what was cut off."""
-    from smolalign.commands import run_chain
+    own: Any = {"fresh": fresh, "dry_run": dry_run, "step": step}
+    if (planned := _planned(launch, processes, config, machine)) is None:
+        from smolalign.commands import run_chain
 
-    run_chain(recipe, overrides or [], out, fresh=fresh, dry_run=dry_run)
+        run_chain(recipe, overrides or [], out, **own)
+    else:
+        from smolalign.commands_launch import launch_chain
+
+        launch_chain(recipe, overrides or [], out, planned=planned, **own)
 
 
 def _step(
@@ -91,19 +119,33 @@ def _step(
     fresh: bool,
     dry_run: bool,
     *,
-    launch: tuple[Launcher | None, int | None, str | None] = (None, None, None),
+    planned: Planned | None = None,
     **own: Any,
 ) -> None:
-    from smolalign.commands import launch_one, run_one
-
-    launcher, processes, config = launch
-    if launcher is None and (processes or config):
-        raise UserError("--processes and --config go with --launch", mend="add --launch accelerate")
     own |= {"fresh": fresh, "dry_run": dry_run}
-    if launcher is None:
+    if planned is None:
+        from smolalign.commands import run_one
+
         run_one(kind, recipe, overrides or [], out, **own)
     else:
-        launch_one(kind, recipe, overrides or [], out, processes=processes, config=config, **own)
+        from smolalign.commands_launch import launch_one
+
+        launch_one(kind, recipe, overrides or [], out, planned=planned, **own)
+
+
+def _planned(
+    launcher: Launcher | None, processes: int | None, config: str | None, machine: str | None
+) -> Planned | None:
+    """How the options want a command to be launched, if at all."""
+    if launcher is None:
+        if machine:
+            raise UserError("--machine goes with --launch", mend="add --launch accelerate")
+        if processes or config:
+            raise UserError("--processes and --config go with --launch", mend="add --launch accelerate")
+        return None
+    from smolalign.launch import plan
+
+    return plan(processes, config, machine)
 
 
 @app.command()
@@ -117,9 +159,19 @@ def pretrain(
     launch: Launch = None,
     processes: Processes = None,
     config: Config = None,
+    machine: Machine = None,
 ) -> None:
     """Train a tokenizer and a base model from nothing."""
-    _step("pretrain", recipe, overrides, out, fresh, dry_run, explain=explain, launch=(launch, processes, config))
+    _step(
+        "pretrain",
+        recipe,
+        overrides,
+        out,
+        fresh,
+        dry_run,
+        explain=explain,
+        planned=_planned(launch, processes, config, machine),
+    )
 
 
 @app.command()
@@ -150,10 +202,11 @@ def sft(
     launch: Launch = None,
     processes: Processes = None,
     config: Config = None,
+    machine: Machine = None,
 ) -> None:
     """Fine-tune on chats: by a recipe, or with --model and --data."""
     own = {"explain": explain, "model": model, "data": data}
-    _step("sft", recipe, overrides, out, fresh, dry_run, launch=(launch, processes, config), **own)
+    _step("sft", recipe, overrides, out, fresh, dry_run, planned=_planned(launch, processes, config, machine), **own)
 
 
 @app.command()
@@ -169,10 +222,11 @@ def dpo(
     launch: Launch = None,
     processes: Processes = None,
     config: Config = None,
+    machine: Machine = None,
 ) -> None:
     """Align on preference pairs with DPO: by a recipe, or with --model and --data."""
     own = {"explain": explain, "model": model, "data": data}
-    _step("dpo", recipe, overrides, out, fresh, dry_run, launch=(launch, processes, config), **own)
+    _step("dpo", recipe, overrides, out, fresh, dry_run, planned=_planned(launch, processes, config, machine), **own)
 
 
 @app.command()
@@ -188,10 +242,11 @@ def fc(
     launch: Launch = None,
     processes: Processes = None,
     config: Config = None,
+    machine: Machine = None,
 ) -> None:
     """Fine-tune for function calling: by a recipe, or with --model and --data."""
     own = {"explain": explain, "model": model, "data": data}
-    _step("fc", recipe, overrides, out, fresh, dry_run, launch=(launch, processes, config), **own)
+    _step("fc", recipe, overrides, out, fresh, dry_run, planned=_planned(launch, processes, config, machine), **own)
 
 
 app.command(name="eval")(evaluate)

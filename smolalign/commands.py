@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,8 @@ from smolalign.console import (
 )
 from smolalign.errors import UserError, UserErrors
 from smolalign.memory import parse_size
-from smolalign.pipeline import StepResult, default_run_folder, find_done, require_division, resolve, run_step
-from smolalign.processes import is_main
+from smolalign.pipeline import StepResult, default_run_folder, resolve, run_step
+from smolalign.processes import is_launched, is_main
 from smolalign.recipe.held_out import is_held_out_source, is_held_out_split
 from smolalign.recipe.load import Recipe, load_pipeline_steps, load_recipe, recipe_from_options
 from smolalign.recipe.schema import PipelineStep
@@ -35,8 +36,27 @@ if TYPE_CHECKING:
     from smolalign.fits import Target
 
 
-def run_chain(argument: str, overrides: Sequence[str], out: Path | None, *, fresh: bool, dry_run: bool) -> None:
-    """`smolalign run`: every step of a pipeline recipe, then the table and the showcase of its evaluation."""
+def run_chain(
+    argument: str, overrides: Sequence[str], out: Path | None, *, fresh: bool, dry_run: bool, step: str | None = None
+) -> None:
+    """`smolalign run`: every step of a pipeline recipe, or one, then the table and the showcase of its evaluation."""
+    steps, run_folder = read_chain(argument, overrides, out, step)
+    if dry_run:
+        say_what_would_run(steps, run_folder, step)
+        return
+    results = [_run(name, recipe, run_folder, fresh) for name, recipe in steps.items() if step in (None, name)]
+    if not is_launched():
+        show_results(results, run_folder)
+
+
+def read_chain(
+    argument: str, overrides: Sequence[str], out: Path | None, step: str | None = None
+) -> tuple[dict[str, Recipe], Path]:
+    """The steps of a pipeline recipe, and the folder of its run.
+
+    Raises:
+        UserError: it is no pipeline, or `step` is none of its steps.
+    """
     file = find_recipe(argument)
     pipeline = load_recipe(file)
     if pipeline.kind != "pipeline":
@@ -46,11 +66,15 @@ def run_chain(argument: str, overrides: Sequence[str], out: Path | None, *, fres
             mend=f"smolalign {pipeline.kind} {argument}",
         )
     steps = load_pipeline_steps(pipeline, overrides)
-    run_folder = out or default_run_folder(pipeline)
-    if dry_run:
-        _say_what_would_run(steps, run_folder)
-        return
-    results = [_run(name, recipe, run_folder, fresh) for name, recipe in steps.items()]
+    if step is not None and step not in steps:
+        close = difflib.get_close_matches(step, steps, n=1)
+        mend = f"did you mean {close[0]}?" if close else f"use one of {', '.join(steps)}"
+        raise UserError(f"no step {step!r} in this pipeline", where=str(file), mend=mend)
+    return steps, out or default_run_folder(pipeline)
+
+
+def show_results(results: Sequence[StepResult], run_folder: Path) -> None:
+    """What is said at the end of a chain."""
     if all(result.cached for result in results):
         print_line(f"everything is cached in {run_folder}")
     for result in results:
@@ -74,7 +98,7 @@ def run_one(
 ) -> None:
     """One step by its recipe, or by `--model` and `--data`."""
     engine = _engine(engine_file)
-    recipe = _one_recipe(kind, argument, overrides, model, data)
+    recipe = one_recipe(kind, argument, overrides, model, data)
     result = run_recipe(recipe, out, fresh=fresh, dry_run=dry_run, explain=explain, engine=engine)
     if result is None:
         return
@@ -87,11 +111,11 @@ def run_recipe(
     recipe: Recipe, out: Path | None, *, fresh: bool, dry_run: bool, explain: bool = False, engine: Engine | None = None
 ) -> StepResult | None:
     """Run a step, or with `dry_run` say what would run."""
-    name = _name(recipe)
+    name = step_name(recipe)
     run_folder = out or default_run_folder(recipe)
     if not dry_run:
         return _run(name, recipe, run_folder, fresh, explain=explain, engine=engine)
-    _say_what_would_run({**_neighbours(recipe), name: recipe}, run_folder, only=name)
+    say_what_would_run({**neighbours(recipe), name: recipe}, run_folder, only=name)
     if explain:
         _explain(recipe, run_folder)
     if engine:
@@ -99,38 +123,7 @@ def run_recipe(
     return None
 
 
-def launch_one(
-    kind: str,
-    argument: str | None,
-    overrides: Sequence[str],
-    out: Path | None,
-    *,
-    fresh: bool,
-    dry_run: bool,
-    processes: int | None,
-    config: str | None,
-    explain: bool = False,
-    model: str | None = None,
-    data: Sequence[str] | None = None,
-) -> None:
-    """One training step in several processes, each of which does what `run_one` does, unless the step is done."""
-    from smolalign.launch import launch, plan
-
-    recipe = _one_recipe(kind, argument, overrides, model, data)
-    planned = plan(processes, config)
-    require_division(recipe, planned.processes)
-    if not dry_run:
-        _, done = find_done(_name(recipe), recipe, out or default_run_folder(recipe))
-    if dry_run or (done and not fresh):
-        run_one(kind, argument, overrides, out, fresh=False, dry_run=dry_run, explain=explain, model=model, data=data)
-        return
-    arguments = [kind, *([argument] if argument is not None else []), *overrides]
-    for option, values in (("--model", [model]), ("--data", data or []), ("--out", [out])):
-        arguments += [word for value in values if value is not None for word in (option, str(value))]
-    launch([*arguments, *(["--fresh"] if fresh else []), *(["--explain"] if explain else [])], planned)
-
-
-def _one_recipe(
+def one_recipe(
     kind: str, argument: str | None, overrides: Sequence[str], model: str | None, data: Sequence[str] | None
 ) -> Recipe:
     if argument is not None and "=" in argument and (model or data):
@@ -178,7 +171,7 @@ def _run(
     return result
 
 
-def _say_what_would_run(steps: dict[str, Recipe], run_folder: Path, only: str | None = None) -> None:
+def say_what_would_run(steps: dict[str, Recipe], run_folder: Path, only: str | None = None) -> None:
     """Check the steps, or one of them, then say for each whether it would run."""
     from smolalign.check import check_steps
 
@@ -226,8 +219,8 @@ def _check_recipe(argument: str, out: Path | None, target: Target) -> Iterator[F
         if recipe.kind == "pipeline":
             steps, only = load_pipeline_steps(recipe), None
         else:
-            only = _name(recipe)
-            steps = {**_neighbours(recipe), only: recipe}
+            only = step_name(recipe)
+            steps = {**neighbours(recipe), only: recipe}
         yield from check_steps(steps, out or default_run_folder(recipe), only, target)
     except UserError as error:
         yield Finding(argument, problem=error)
@@ -311,8 +304,8 @@ def preview_recipe(argument: str, overrides: Sequence[str], rows: int, out: Path
     from smolalign.preview import preview
 
     recipe = load_recipe(find_recipe(argument), overrides)
-    name = _name(recipe)
-    chain = Chain({**_neighbours(recipe), name: recipe}, out or default_run_folder(recipe))
+    name = step_name(recipe)
+    chain = Chain({**neighbours(recipe), name: recipe}, out or default_run_folder(recipe))
     for shown in preview(chain, name, rows):
         print_marked(shown.title, shown.parts, shown.footer)
 
@@ -335,13 +328,13 @@ def _pipeline_beside(recipe: Recipe) -> Recipe | None:
     return pipeline if pipeline.kind == "pipeline" else None
 
 
-def _neighbours(recipe: Recipe) -> dict[str, Recipe]:
+def neighbours(recipe: Recipe) -> dict[str, Recipe]:
     """The steps of the pipeline beside a step's recipe, which say what its `@step` references will be."""
     pipeline = _pipeline_beside(recipe)
     return load_pipeline_steps(pipeline) if pipeline else {}
 
 
-def _name(recipe: Recipe) -> str:
+def step_name(recipe: Recipe) -> str:
     """What the pipeline beside it calls a step, so that it has one folder, alone or in the chain; else its kind."""
     pipeline = _pipeline_beside(recipe)
     if pipeline is not None:

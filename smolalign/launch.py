@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -36,19 +37,26 @@ class Launch:
     def machines(self) -> int:
         return int(self.config.get("num_machines") or 1)
 
+    @property
+    def machine(self) -> int:
+        """This machine's number among all, from 0."""
+        return int(self.config.get("machine_rank") or 0)
 
-def plan(processes: int | None, config: str | None) -> Launch:
-    """Read what `--processes` and `--config` ask for.
+
+def plan(processes: int | None, config: str | None, machine: str | None = None) -> Launch:
+    """Read what `--processes`, `--config` and `--machine` ask for.
 
     Args:
         processes: in all, on every machine together; None takes the configuration's `num_processes`.
         config: `ddp`, `fsdp2` or `zero3`, or a file of `accelerate config`; None is `ddp`.
+        machine: `1/2@10.0.0.1:29500`, machine 1, counted from 0, of 2 that meet at that address of machine 0; None
+            leaves it to the configuration.
 
     Raises:
         UserError: there is no such configuration, it says too little, or it needs a package that is missing.
     """
     file = _config_file(config or "ddp")
-    fields = _read(file)
+    fields = {**_read(file), **(_machine(machine) if machine is not None else {})}
     total = processes if processes is not None else fields.get("num_processes")
     if not isinstance(total, int) or total < 1:
         raise UserError("how many processes?", where=str(file), mend="add --processes N")
@@ -115,6 +123,20 @@ def _config_file(config: str) -> Path:
         return shipped
     names = ", ".join(sorted(file.stem for file in LAUNCH_CONFIGS.glob("*.yaml")))
     raise UserError(f"no launch configuration {config!r}", mend=f"name a file, or one of {names}")
+
+
+def _machine(text: str) -> dict[str, Any]:
+    """Accelerate's fields for `1/2@10.0.0.1:29500`."""
+    found = re.fullmatch(r"(\d+)/([1-9]\d*)@(\S+):(\d+)", text)
+    if found is None or int(found[1]) >= int(found[2]):
+        what = f"--machine {text!r} is not NUMBER/MACHINES@HOST:PORT"
+        raise UserError(what, mend="such as 0/2@10.0.0.1:29500 on the first of two, 1/2@10.0.0.1:29500 on the other")
+    return {
+        "machine_rank": int(found[1]),
+        "num_machines": int(found[2]),
+        "main_process_ip": found[3],
+        "main_process_port": int(found[4]),
+    }
 
 
 def _read(file: Path) -> dict[str, Any]:

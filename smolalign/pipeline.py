@@ -166,7 +166,7 @@ def run_step(
     if done and not fresh:
         _tell_others(to_run=False)
         return done
-    with step_folder(folder, f"{resolved.resume_key} {processes.layout()}".strip(), fresh=fresh) as resumed:
+    with step_folder(folder, resolved.resume_key, fresh=fresh, layout=processes.layout()) as resumed:
         _tell_others(to_run=True)
         if resumed:
             report.say(f"{name}: taking up the run that was cut off")
@@ -243,8 +243,8 @@ def _follow(name: str, recipe: Recipe, resolved: Resolved, folder: Path) -> Step
 
 
 def _without_memory_knobs(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe without the trainer's fields that a run may change when it is taken up: rows of a micro-batch, where a
-    step has as many rows all the same, and what is computed again in place of being kept."""
+    """A recipe without what a run may change when it is taken up: rows of a micro-batch and the number of processes,
+    where a step has as many rows all the same, and what is computed again in place of being kept."""
     if "trainer" not in recipe:
         return recipe
     trainer = dict(recipe["trainer"])
@@ -257,6 +257,8 @@ def _without_memory_knobs(recipe: dict[str, Any]) -> dict[str, Any]:
         for name in batch.fields():
             trainer.pop(name, None)
         recipe = {**recipe, "global_batch_size": batch.rows}
+    else:
+        recipe = {**recipe, "processes": processes.count()}
     return {**recipe, "trainer": trainer}
 
 

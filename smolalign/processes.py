@@ -54,8 +54,14 @@ def sharded() -> str:
 
 
 def layout() -> str:
-    """How training is divided, empty for a process alone: checkpoints of one layout do not go on in another."""
-    return f"{count()} processes {sharded()}".strip() if count() > 1 else ""
+    """How checkpoints are divided, in words, empty where they are whole: those of one layout do not go on in another.
+
+    FSDP2 divides its checkpoints anew for any number of processes; DeepSpeed, and FSDP where each process keeps its
+    part, do not.
+    """
+    kind = sharded()
+    anew = os.environ.get("FSDP_VERSION") == "2" and os.environ.get("FSDP_STATE_DICT_TYPE") != "LOCAL_STATE_DICT"
+    return "fsdp2" if kind == "fsdp" and anew else f"{kind} in {count()} processes" if kind else ""
 
 
 def threads_each(processes: int) -> int:

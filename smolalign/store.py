@@ -100,7 +100,7 @@ def is_done(folder: Path, fingerprint: str) -> bool:
 
 
 @contextmanager
-def step_folder(folder: Path, fingerprint: str, *, fresh: bool) -> Iterator[bool]:
+def step_folder(folder: Path, fingerprint: str, *, fresh: bool, layout: str = "") -> Iterator[bool]:
     """Own a step's folder while the step runs.
 
     What an earlier, different step left there is removed; what this very step left when it was killed is kept.
@@ -109,12 +109,14 @@ def step_folder(folder: Path, fingerprint: str, *, fresh: bool) -> Iterator[bool
         folder: the step's folder; made if it is not there.
         fingerprint: of the step about to run, as far as it matters to what a run that was cut off left.
         fresh: start over even where this very step was under way.
+        layout: of its checkpoints, in words; empty where each is whole.
 
     Yields:
         Whether an earlier run of this very step is being taken up.
 
     Raises:
-        UserError: the folder cannot be written, holds what no step left there, or another process is at work in it.
+        UserError: the folder cannot be written, holds what no step left there, or another process is at work in it;
+            or the step was under way with checkpoints of another layout.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,12 +132,18 @@ def step_folder(folder: Path, fingerprint: str, *, fresh: bool) -> Iterator[bool
             raise UserError("another smolalign is at work in this folder", where=str(folder)) from None
         started = read_json(folder / STARTED)
         resumed = not fresh and started is not None and started.get("fingerprint") == fingerprint
+        if resumed and started is not None and (before := started.get("layout", "")) != layout:
+            if any(folder.glob("checkpoints/*/trainer_state.json")):
+                whole = "whole weights"
+                what = f"was cut off with checkpoints of {before or whole}, not of {layout or whole}"
+                raise UserError(what, where=str(folder), mend="launch it as before, or begin anew with --fresh")
+            resumed = False
         if not resumed:
             ours = started is not None or read_manifest(folder) is not None
             _empty(folder, ours=ours)
             if fresh and ours:
                 (folder / JUDGEMENTS).unlink(missing_ok=True)
-            write_json(folder / STARTED, {"fingerprint": fingerprint})
+            write_json(folder / STARTED, {"fingerprint": fingerprint, "layout": layout})
         yield resumed
 
 

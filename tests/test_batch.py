@@ -15,6 +15,7 @@ from smolalign.errors import UserError
 from smolalign.pipeline import resolve
 from smolalign.recipe.batch import batch_problem, counts, divide
 from smolalign.recipe.load import load_recipe
+from smolalign.train.knobs import knobs
 
 Cli = Callable[..., Ran]
 SIZE, ACCUMULATED = "per_device_train_batch_size", "gradient_accumulation_steps"
@@ -139,3 +140,13 @@ def test_a_run_may_go_on_in_another_division_of_the_same_global_batch(recipe: Pa
     assert key() != key("global_batch_size=48")
     drop = "trainer.dataloader_drop_last=true"
     assert key(drop) != key(drop, "trainer.per_device_train_batch_size=2")
+
+
+def test_less_memory_keeps_the_global_batch(recipe: Path) -> None:
+    step: Any = load_recipe(recipe).step
+    found = [(knob.overrides, knob.resumes) for knob in knobs(step)][:3]
+    half, quarter = (f"trainer.{SIZE}={size}" for size in (2, 1))
+    assert found == [(half, True), (quarter, True), (f"{quarter} trainer.gradient_checkpointing=true", True)]
+    for override in (half, quarter):
+        changed: Any = load_recipe(recipe, [override]).step
+        assert divide(changed.global_batch_size, changed.trainer, 2).rows == 24

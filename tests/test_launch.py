@@ -105,6 +105,7 @@ def test_the_batch_may_be_divided_by_accumulation_and_over_processes(
     assert {path.name for path in folder.iterdir()} == {path.name for path in one_process.iterdir()}
     assert [line.split(":")[0].strip() for line in said.splitlines() if "% trained on" in line] == ["train", "held out"]
     assert said.splitlines()[-1] == f"in {folder}"
+    assert ", batch 8 rows, " in said
     assert len(logged(folder, "loss")) == STEPS
 
 
@@ -121,12 +122,11 @@ def test_a_done_step_is_not_launched_again(
     assert "sft  cached" in ran.out
 
 
-def test_a_launch_killed_with_all_its_processes_goes_on_to_the_same_weights(
-    recipe: Path, two_processes: tuple[Path, str]
-) -> None:
-    folder = recipe.parent / "killed" / "sft"
-    options = ["--out", folder.parent, "--launch", "accelerate", "--processes", 2]
-    process = start(recipe.parent, "sft", recipe, *GLOBAL, *options)
+def cut_off(recipe: Path, *arguments: str, out: str, processes: int = 2) -> Path:
+    """The folder of a launch that was killed, with all its processes, at its second checkpoint."""
+    folder = recipe.parent / out / "sft"
+    options = ["--out", folder.parent, "--launch", "accelerate", "--processes", processes]
+    process = start(recipe.parent, "sft", recipe, *arguments, *options)
     second = folder / "checkpoints" / f"checkpoint-{2 * SAVE}" / "trainer_state.json"
     deadline = time.monotonic() + 120
     while not second.exists():
@@ -136,12 +136,33 @@ def test_a_launch_killed_with_all_its_processes_goes_on_to_the_same_weights(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (folder / "step.json").exists()
+    return folder
+
+
+def test_a_launch_killed_with_all_its_processes_goes_on_to_the_same_weights(
+    recipe: Path, two_processes: tuple[Path, str]
+) -> None:
+    folder = cut_off(recipe, *GLOBAL, out="killed")
     # The processes that were launched end with the one that launched them, and the folder is free again.
     _, said = launched("sft", recipe, *GLOBAL, out="killed")
     assert "sft: resuming from checkpoint-" in said
     assert (read_manifest(folder) or {})["resumed"]
     assert_same_weights(folder, two_processes[0])
     assert logged(folder, "loss") == logged(two_processes[0], "loss")
+
+
+def test_a_run_goes_on_with_another_number_of_processes(
+    cli: Cli, recipe: Path, one_process: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("smolalign.train.session.Watch.on_save", stop, raising=False)
+        cli("sft", recipe, *GLOBAL, "--out", recipe.parent / "fewer")
+    folder, said = launched("sft", recipe, *GLOBAL, out="fewer")
+    assert "sft: resuming from checkpoint-" in said
+    assert_trained_alike(folder, one_process)
 
 
 def test_sharded_weights_train_alike_and_are_saved_whole(recipe: Path, one_process: Path) -> None:
@@ -198,6 +219,27 @@ def test_a_process_left_without_rows_at_the_end_of_an_epoch_changes_nothing(
     alone = run(cli, kind, recipe, *batch(30), out="alone")
     folder, _ = launched(kind, recipe, *batch(5, 2), out="three", processes=3)
     assert_trained_alike(folder, alone)
+
+
+@pytest.mark.slow
+def test_divided_weights_go_on_among_another_number_of_processes(recipe: Path, one_process: Path, cli: Cli) -> None:
+    batch = ["trainer.per_device_train_batch_size=1", "global_batch_size=24", "--config", "fsdp2"]
+    alone = run(cli, "sft", recipe, *batch[:2], out="alone-24")
+    cut_off(recipe, *batch, out="three", processes=3)
+    ran = cli("sft", recipe, *batch[:2], "--out", recipe.parent / "three")
+    assert ran.code == 2
+    assert "was cut off with checkpoints of fsdp2, not of whole weights → launch it as before, or begin" in ran.err
+    folder, said = launched("sft", recipe, *batch, out="three")
+    assert "sft: resuming from checkpoint-" in said
+    assert_trained_alike(folder, alone)
+
+
+@pytest.mark.slow
+def test_rows_grouped_by_length_come_in_one_order_for_any_number_of_processes(recipe: Path, cli: Cli) -> None:
+    grouped = [*GLOBAL, "trainer.train_sampling_strategy=group_by_length"]
+    alone = run(cli, "sft", recipe, *grouped, out="grouped")
+    cut_off(recipe, *grouped, out="regrouped")
+    assert_trained_alike(run(cli, "sft", recipe, *grouped, out="regrouped"), alone)
 
 
 @pytest.mark.slow

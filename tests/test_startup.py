@@ -56,8 +56,11 @@ def layer(module: str) -> int:
         "cli": 7,
         "cli_apps": 7,
         "cli_eval": 7,
+        "cli_launch": 7,
         "evaluation": 6,
         "commands": 6,
+        "commands_launch": 6,
+        "cluster": 5,
         "console": 5,
         "check": 5,
         "fits": 5,
@@ -117,7 +120,10 @@ def test_the_lowest_modules_import_the_standard_library_and_each_other_only(modu
 
 @pytest.mark.parametrize(
     ("library", "only"),
-    [("typer", {"smolalign.cli", "smolalign.cli_apps", "smolalign.cli_eval"}), ("rich", {"smolalign.console"})],
+    [
+        ("typer", {"smolalign.cli", "smolalign.cli_apps", "smolalign.cli_eval", "smolalign.cli_launch"}),
+        ("rich", {"smolalign.console"}),
+    ],
 )
 def test_the_modules_of_the_screen_alone_import_its_libraries(library: str, only: set[str]) -> None:
     using = {module for module in MODULES if library in {name.split(".")[0] for name in imports(module)}}

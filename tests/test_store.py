@@ -240,7 +240,7 @@ def test_two_processes_cannot_work_in_one_folder(tmp_path: Path) -> None:
     assert other.stdout.readline() == "in\n"
     with pytest.raises(UserError, match="another smolalign is at work in this folder"):
         begin(tmp_path / "sft", "b")
-    assert json.loads((tmp_path / "sft" / "started.json").read_text()) == {"fingerprint": "a"}
+    assert json.loads((tmp_path / "sft" / "started.json").read_text()) == {"fingerprint": "a", "layout": ""}
     other.kill()
     other.wait()
     assert begin(tmp_path / "sft", "a")

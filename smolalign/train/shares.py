@@ -39,6 +39,15 @@ class EvenShares(BatchSamplerShard):
                 yield taken[self.process_index :: self.num_processes] or taken[:1]
 
 
+class GroupedByLength(LengthGroupedSampler):
+    """Rows of like length together, in an order that is the epoch's own: the same with any number of processes, and
+    when a run that was cut off is taken up. The trainer's depends on the random numbers drawn before."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Accelerate's loader."""
+        self.generator = torch.Generator().manual_seed(torch.initial_seed() + epoch)
+
+
 class Shares(Trainer):
     """For a trainer class to inherit before its own: training and measuring divided exactly.
 
@@ -64,9 +73,9 @@ class Shares(Trainer):
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         sampler: Any = super()._get_train_sampler(*args, **kwargs)
-        if isinstance(sampler, LengthGroupedSampler):
-            # It groups by the rows of a step. The trainer tells it those of a process, and rows would come in another
-            # order with another number of processes.
+        if type(sampler) is LengthGroupedSampler:
+            sampler.__class__ = GroupedByLength
+            # The trainer counts the rows of a step that are one process's.
             sampler.batch_size *= processes.count()
         return sampler
 
