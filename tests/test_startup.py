@@ -55,6 +55,7 @@ def layer(module: str) -> int:
     by_part = {
         "cli": 7,
         "cli_apps": 7,
+        "cli_export": 7,
         "commands": 6,
         "console": 5,
         "check": 5,
@@ -69,6 +70,7 @@ def layer(module: str) -> int:
         "eval": 3,
         "serve": 3,
         "apps": 3,
+        "export": 3,
         "model": 2,
         "vocabulary": 2,
         "adapters": 2,
@@ -92,7 +94,7 @@ def test_imports_point_down_only(module: str) -> None:
     sorted(
         name
         for name in MODULES
-        if name.split(".")[1:2] in (["data"], ["chat"], ["model"], ["train"], ["eval"], ["apps"])
+        if name.split(".")[1:2] in (["data"], ["chat"], ["model"], ["train"], ["eval"], ["apps"], ["export"])
     ),
 )
 def test_what_works_on_data_and_models_knows_nothing_of_chain_and_screen(module: str) -> None:
@@ -112,7 +114,7 @@ def test_the_lowest_modules_import_the_standard_library_and_each_other_only(modu
 
 @pytest.mark.parametrize(
     ("library", "only"),
-    [("typer", {"smolalign.cli", "smolalign.cli_apps"}), ("rich", {"smolalign.console"})],
+    [("typer", {"smolalign.cli", "smolalign.cli_apps", "smolalign.cli_export"}), ("rich", {"smolalign.console"})],
 )
 def test_the_modules_of_the_screen_alone_import_its_libraries(library: str, only: set[str]) -> None:
     using = {module for module in MODULES if library in {name.split(".")[0] for name in imports(module)}}
