@@ -12,6 +12,7 @@ import typer
 
 from smolalign import __version__
 from smolalign.cli_apps import app as apps
+from smolalign.cli_export import export
 from smolalign.environment import prepare
 from smolalign.errors import Failed, UserError, UserErrors
 from smolalign.processes import count, end_with_launcher, is_launched, is_main, tell_launcher
@@ -25,6 +26,7 @@ app = typer.Typer(
 recipes_app = typer.Typer(no_args_is_help=True, help="The recipes that ship with the package.")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(apps, name="app")
+app.command()(export)
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped recipe's name.")]
 StepRecipe = Annotated[
