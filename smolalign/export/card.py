@@ -126,7 +126,7 @@ def _languages(sources: list[str]) -> list[str]:
 
 def _result(score: Score) -> dict[str, Any]:
     name = score.task.get("benchmark") or score.task.get("task") or score.title
-    dataset, config, title = BENCHMARKS.get(name, (public_text(str(name)), None, score.title))
+    dataset, config, title = BENCHMARKS.get(name, (public_text(str(name)), None, score.title or name))
     given: dict[str, Any] = {"type": dataset, "name": title, "config": config}
     metric = "accuracy" if score.metric.startswith("acc") else score.metric
     return {

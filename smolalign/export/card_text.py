@@ -38,7 +38,7 @@ def body(card: Card) -> str:
     steps = card.origin.steps
     trained = [step for step in steps if step.manifest.get("truncation")]
     sections = [
-        f"# {prose(public_text(card.name))}",
+        f"# {prose(card.name)}",
         _what(card),
         f"## Use\n\n{_use(card)}",
         _chain(card, trained),
@@ -67,7 +67,7 @@ def _what(card: Card) -> str:
     kind = f"A {prose(config['model_type'])} language model" if config.get("model_type") else "A language model"
     made = " → ".join(code(step.name) for step in card.origin.steps)
     how = f"Made with smolalign: {made}." if made else "Exported with smolalign, which did not train it."
-    root = f" Training began with {code(public_text(card.origin.root))}." if card.origin.root else ""
+    root = f" Training began with {code(card.origin.root)}." if card.origin.root else ""
     return f"{kind}: {', '.join(filter(None, sizes))}. {how}{root}"
 
 
@@ -90,19 +90,19 @@ def _chain(card: Card, trained: Sequence[Made]) -> str:
             [
                 code(step.name),
                 prose(step.kind),
-                code(public_text(str(_began_with(step)))),
+                code(_began_with(step)),
                 count(manifest["truncation"].get("rows")),
                 count(metrics.get("steps")),
                 count(step.tokens_seen),
                 _figure(metrics.get("train_loss")),
-                duration(manifest.get("wall_seconds", 0)),
+                _wall_time(manifest),
             ]
         )
     heads = ["step", "kind", "began with", "rows", "optimizer steps", "tokens seen", "mean loss", "wall time"]
     lost = "\n".join(f"- Not known: {prose(line)}." for line in card.origin.lost)
     recipes = "\n\n".join(
         folded(
-            f"Recipe of <code>{_html(step.name)}</code>, every default filled in",
+            f"Recipe of <code>{_html(public_text(step.name))}</code>, every default filled in",
             fenced(dump_yaml(_recipe(step)), "yaml"),
         )
         for step in card.origin.steps
@@ -150,7 +150,7 @@ def _data(steps: Sequence[Made]) -> str:
             rows.append(
                 [
                     code(step.name),
-                    code(shown if shown.startswith("@") else public_text(str(entry.get("source")))),
+                    code(shown if shown.startswith("@") else entry.get("source")),
                     count(entry.get("rows_in")),
                     _dropped(entry.get("dropped") or {}),
                     count(entry.get("rows_out")),
@@ -164,9 +164,7 @@ def _data(steps: Sequence[Made]) -> str:
 
 
 def _dropped(reasons: Mapping[str, Any]) -> str:
-    return (
-        "; ".join(f"{prose(public_text(reason))}: {count(lost['rows'])}" for reason, lost in reasons.items()) or "none"
-    )
+    return "; ".join(f"{prose(reason)}: {count(lost['rows'])}" for reason, lost in reasons.items()) or "none"
 
 
 def _licence(source: str) -> str:
@@ -181,7 +179,7 @@ def _trained_on(trained: Sequence[Made]) -> str:
         ledger = step.manifest["truncation"]
         sources = sorted(ledger.get("by_source", {}).items(), key=lambda item: -item[1]["rows"])
         for source, counts in sources[:NAMED_SOURCES]:
-            rows.append([code(step.name), code(public_text(source)), *_lengths(counts)])
+            rows.append([code(step.name), code(source), *_lengths(counts)])
         if len(sources) > NAMED_SOURCES:
             rows.append([code(step.name), f"and {len(sources) - NAMED_SOURCES} more", *[" "] * 4])
         rows.append([code(step.name), "all", *_lengths(ledger)])
@@ -222,9 +220,9 @@ def _how(task: Mapping[str, Any]) -> str:
         f"{shots} examples" if shots is not None else "",
         "through the chat template" if task.get("chat") else "",
         f"a sample of {task['max_rows']} rows" if task.get("max_rows") else "",
-        ", ".join(str(source.get("source", "")) for source in task.get("data", [])),
+        ", ".join(public_text(str(source.get("source", ""))) for source in task.get("data", [])),
     ]
-    return prose(", ".join(filter(None, map(public_text, parts))))
+    return prose(", ".join(filter(None, parts)))
 
 
 def _held_out(trained: Sequence[Made]) -> str:
@@ -250,7 +248,7 @@ def _hyperparameters(trained: Sequence[Made]) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_value, value))
-    return "–" if value is None else public_text(str(value))
+    return "–" if value is None else str(value)
 
 
 def _where(steps: Sequence[Made]) -> str:
@@ -264,13 +262,18 @@ def _where(steps: Sequence[Made]) -> str:
                 prose(_hardware(manifest.get("hardware"))),
                 count(manifest.get("processes", 1)),
                 str(manifest.get("seed", "–")),
-                duration(manifest.get("wall_seconds", 0)),
-                prose(public_text(libraries)),
+                _wall_time(manifest),
+                prose(libraries),
                 code(versions.get("commit", "")) or "not known",
             ]
         )
     heads = ["step", "hardware", "processes", "seed", "wall time", "versions", "commit of smolalign"]
     return f"## Where, and with what\n\n{table(heads, rows)}" if rows else ""
+
+
+def _wall_time(manifest: Mapping[str, Any]) -> str:
+    taken = duration(manifest.get("wall_seconds", 0))
+    return f"{taken} since it was taken up" if manifest.get("resumed") else taken
 
 
 def _hardware(found: Mapping[str, Any] | None) -> str:
@@ -290,7 +293,7 @@ def _licence_lines(card: Card) -> Iterator[str]:
     yield f"This model: {prose(card.licence)}." if card.licence else "This model: not said by whoever published it."
     if card.origin.root:
         base = licences.MODELS.get(card.origin.root.partition("@")[0])
-        yield f"{code(public_text(card.origin.root))}: {base.licence if base else licences.NOT_KNOWN}."
+        yield f"{code(card.origin.root)}: {base.licence if base else licences.NOT_KNOWN}."
     if card.origin.steps:
         yield "The data: as in the table above."
 

@@ -1,20 +1,23 @@
-"""Pieces of Markdown whose content may be anything: names of files, reasons, recipes. Standard library only."""
+"""Pieces of Markdown whose content may be anything: names of files, reasons, recipes. Of names and texts only what may
+leave this machine is written."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 
+from smolalign.export.public import public_text
+
 
 def code(text: object) -> str:
     """A name as code on one line, also inside a table."""
-    line = " ".join(str(text).split()).replace("`", "'").replace("|", "\\|")
+    line = " ".join(public_text(str(text)).split()).replace("`", "'").replace("|", "\\|")
     return f"`{line}`" if line else ""
 
 
 def prose(text: object) -> str:
     """Text on one line in which nothing is markup, also inside a table."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(public_text(str(text)).split()))
 
 
 def fenced(text: str, language: str) -> str:
