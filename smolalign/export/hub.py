@@ -172,8 +172,10 @@ def _explained(error: BaseException, repo: str) -> UserError:
         # The library reads out what is wrong with a request.
         said = str(error) if status == 400 else answered.server_message or _first_line(answered)
         return _by_status(status, " ".join(said.split())[:300], repo)
-    if any(isinstance(one, HTTPError | ConnectionError | TimeoutError) for one in causes):
-        return UserError("the Hub cannot be reached, or the connection was cut", where=repo, mend=_AGAIN)
+    cut = next((one for one in causes if isinstance(one, HTTPError | ConnectionError | TimeoutError)), None)
+    if cut is not None:
+        what = f"the Hub cannot be reached, or the connection was cut: {_first_line(cut)}"
+        return UserError(what, where=repo, mend=_AGAIN)
     return UserError(f"cannot be pushed: {_first_line(error)}", where=repo, mend=_AGAIN)
 
 
