@@ -1,5 +1,5 @@
 """A stand-in for the part of the Hugging Face Hub that is written to, on the loopback: whoami, repos and branches,
-`preupload`, LFS, commits; with faults on demand. What was pushed can be read back from it."""
+`preupload`, LFS and Xet, commits; with faults on demand. What was pushed can be read back from it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pyarrow
 import yaml
 
 TOKEN = "hf_" + "w" * 32
@@ -245,6 +246,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.lfs[oid] = body
         self._say(200, {})
 
+    def xet_token(self, body: bytes, repo: str, revision: str) -> None:
+        if not self._refused(repo):
+            self._say(200, {"casUrl": self.hub.address, "exp": 2**33, "accessToken": "xet"})
+
+    def xorb(self, body: bytes, digest: str) -> None:
+        """Of Xet's uploads only those are understood that hold one file, in its order."""
+        content = b"".join(_chunks(body))
+        self.hub.lfs[_sha256(content)] = content
+        self._say(200, {"was_inserted": True})
+
+    def shard(self, body: bytes) -> None:
+        self._say(200, {"result": 1})
+
     def commit(self, body: bytes, repo: str, revision: str) -> None:
         if self._refused(repo) or not (found := self._found(repo, revision)):
             return
@@ -295,10 +309,32 @@ _ROUTES = [
     (rf"POST /api/models/{_REPO}/branch/(.+)", _Handler.branch),
     (rf"POST /{_REPO}\.git/info/lfs/objects/batch", _Handler.batch),
     (r"PUT /lfs/([0-9a-f]{64})", _Handler.put),
+    (rf"GET /api/models/{_REPO}/xet-write-token/(.+)", _Handler.xet_token),
+    (r"POST /v1/xorbs/default/([0-9a-f]{64})", _Handler.xorb),
+    (r"POST /v1/shards", _Handler.shard),
     (rf"GET /api/models/{_REPO}/tree/([^/]+)(?:/(.+))?", _Handler.tree),
     (rf"GET /api/models/{_REPO}(?:/revision/(.+))?", _Handler.info),
     (rf"GET /{_REPO}/resolve/([^/]+)/(.+)", _Handler.resolve),
 ]
+
+
+def _chunks(xorb: bytes) -> Iterator[bytes]:
+    """The chunks of a xorb, Xet's unit of upload (huggingface/xet-core): each a header of 8 bytes (version, length as
+    sent, scheme, length) and its content: as it is, as a frame of LZ4, or so with every fourth byte together."""
+    place = 0
+    while xorb[place : place + 7] != b"XETBLOB" and place < len(xorb):
+        sent, scheme = int.from_bytes(xorb[place + 1 : place + 4], "little"), xorb[place + 4]
+        length = int.from_bytes(xorb[place + 5 : place + 8], "little")
+        part = xorb[place + 8 : place + 8 + sent]
+        content = bytearray(part if scheme == 0 else pyarrow.decompress(part, length, codec="lz4", asbytes=True))
+        if scheme == 2:
+            grouped, start = bytes(content), 0
+            for remainder in range(4):
+                count = len(range(remainder, length, 4))
+                content[remainder::4] = grouped[start : start + count]
+                start += count
+        yield bytes(content)
+        place += 8 + sent
 
 
 def _sha256(content: bytes) -> str:

@@ -112,6 +112,19 @@ def test_a_run_its_last_step_and_its_model_are_the_same_export(
     assert {score.metric_name for score in card.data.eval_results} == {"exact", "stops", "loss"}
 
 
+@pytest.mark.parametrize(
+    ("folder", "named"), [(".", "."), ("sft", "."), ("sft", "model"), ("eval", "../sft"), ("eval", "..")]
+)
+def test_a_model_is_found_from_within_its_folders(
+    folder: str, named: str, finished: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished / folder)
+    assert cli("export", named, "--to", "merged", "--out", tmp_path / "out").code == 0
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "Made with smolalign: `pretrain` → `smoltalk` → `sft`." in text
+    assert "## Scores" in text
+
+
 def test_an_earlier_step_is_exported_by_its_name(finished: Path, tmp_path: Path, cli: Cli) -> None:
     assert cli("export", finished / "pretrain", "--to", "merged", "--out", tmp_path / "out").code == 0
     assert torch.equal(logits(tmp_path / "out"), logits(finished / "pretrain" / "model"))
@@ -298,13 +311,16 @@ def test_a_push_makes_a_private_repo_with_one_commit(finished: Path, hub: Hub, c
 
 
 def test_the_pushed_model_loads_from_the_hub_with_the_same_logits(finished: Path, tmp_path: Path) -> None:
-    """In a process of its own, told by the environment alone: push, load with Transformers, export what was pushed."""
+    """In a process of its own, told by the environment alone, and by Xet, which the library sends by unless it is told
+    not to: push twice, load with Transformers, export what was pushed."""
+    pytest.importorskip("hf_xet")
     code = (
         "import sys, torch; from smolalign import cli, console\n"
         "def run(*arguments):\n"
         "    sys.argv = ['smolalign', 'export', *arguments]\n"
         "    try: cli.main()\n"
         "    except SystemExit as end: assert not end.code, end.code\n"
+        f"run({str(finished)!r}, '--to', 'hub', '--repo', {REPO!r})\n"
         f"run({str(finished)!r}, '--to', 'hub', '--repo', {REPO!r})\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
         f"tokenizer = AutoTokenizer.from_pretrained({REPO!r})\n"
@@ -313,11 +329,15 @@ def test_the_pushed_model_loads_from_the_hub_with_the_same_logits(finished: Path
         f"run({REPO!r}, '--to', 'merged', '--out', 'back')\n"
     )
     with hub_to_write() as hub:
-        settings = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        settings = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
         env = {**os.environ, **settings, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+        env.pop("HF_HUB_DISABLE_XET", None)
         ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stderr
         pushed = hub.repos[REPO].files()
+        assert len(hub.repos[REPO].log) == 1
+        assert (hub.asked("POST /v1/xorbs"), hub.asked("PUT /lfs")) == (1, 0)
+    assert "holds all of it already" in ended.stdout
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), logits(finished / "sft" / "model"))
     back = files_of(tmp_path / "back")
     assert back == {name: content for name, content in pushed.items() if name != ".gitattributes"}

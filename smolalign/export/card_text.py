@@ -67,7 +67,8 @@ def _what(card: Card) -> str:
     kind = f"A {prose(config['model_type'])} language model" if config.get("model_type") else "A language model"
     made = " → ".join(code(step.name) for step in card.origin.steps)
     how = f"Made with smolalign: {made}." if made else "Exported with smolalign, which did not train it."
-    root = f" Training began with {code(card.origin.root)}." if card.origin.root else ""
+    began = "Training began with" if made else "It comes from"
+    root = f" {began} {code(card.origin.root)}." if card.origin.root else ""
     return f"{kind}: {', '.join(filter(None, sizes))}. {how}{root}"
 
 

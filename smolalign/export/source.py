@@ -41,7 +41,8 @@ def find(model: str) -> Source:
     """
     path = Path(model).expanduser()
     if path.is_dir():
-        return _in_folder(path)
+        # What lies around a step is found by the step's own name.
+        return _in_folder(path.resolve() if path.name in ("", "..", "model", "adapter") else path)
     if path.is_file():
         if path.suffix != ".gguf":
             raise UserError(f"{model} is no model", mend="name a folder, a .gguf file or a Hub id")
@@ -54,8 +55,8 @@ def find(model: str) -> Source:
 def _in_folder(folder: Path) -> Source:
     if manifest := read_manifest(folder):
         return _of_step(folder, manifest)
-    if folder.name in ("model", "adapter") and (manifest := read_manifest(folder.resolve().parent)):
-        return _of_step(folder.resolve().parent if str(folder) == folder.name else folder.parent, manifest)
+    if folder.name in ("model", "adapter") and (manifest := read_manifest(folder.parent)):
+        return _of_step(folder.parent, manifest)
     if is_adapter(folder):
         base = base_of(folder)
         return Source(str(folder), Provenance(root=root_of(base)), [f"adapters of {folder} merged into {base}"])
