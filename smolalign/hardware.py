@@ -19,7 +19,7 @@ def hardware() -> dict[str, Any]:
         all machines.
     """
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": processes.usable_cores(),
         "memory_bytes": total_memory(),
         "gpu": _gpu(),
@@ -36,11 +36,11 @@ def _gpu() -> dict[str, Any] | None:
     return {"name": found.name, "count": processes.count(), "memory_bytes": found.total_memory}
 
 
-def _cpu_name() -> str:
-    """As the kernel names it; the architecture where it does not."""
+def cpu_name() -> str:
+    """The processor, or each kind of them, as the kernel names it; the architecture where it does not."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as stream:
-            named = [line.partition(":")[2].strip() for line in stream if line.startswith("model name")]
+            names = [line.partition(":")[2].strip() for line in stream if line.startswith("model name")]
     except OSError:
-        named = []
-    return next(filter(None, named), "") or platform.processor() or platform.machine()
+        names = []
+    return " ".join(dict.fromkeys(names)) or platform.processor() or platform.machine()

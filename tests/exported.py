@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from pathlib import Path
 
 from conftest import write_chain
@@ -19,8 +21,11 @@ tasks:
 """
 
 
-def run_chain(folder: Path) -> Path:
-    """Run pretrain, smoltalk (which drops copies of a row), sft and eval; the run's folder."""
+@functools.cache
+def finished_run() -> Path:
+    """The folder of a run, once for all tests, which change copies of it: pretrain, smoltalk (which drops copies of a
+    row), sft and eval. The recipes lie above it."""
+    folder = Path(tempfile.mkdtemp(prefix="smolalign-exported-"))
     pipeline = write_chain(folder, ("pretrain", "smoltalk", "sft"))
     chats = folder / "chats.jsonl"
     first = chats.read_text(encoding="utf-8").splitlines(keepends=True)[0]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Ran, chats, write_jsonl
-from exported import run_chain
+from exported import finished_run
 from huggingface_hub import ModelCard, ModelCardData
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,10 +34,10 @@ from smolalign.store import read_manifest
 Cli = Callable[..., Ran]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def finished() -> Path:
     """A run that nobody changes."""
-    return run_chain(tmp_path_factory.mktemp("carded"))
+    return finished_run()
 
 
 @pytest.fixture

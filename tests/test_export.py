@@ -16,7 +16,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from conftest import ROOT, Ran, chats
-from exported import run_chain
+from exported import finished_run
 from hub_upload import OWNER, READ_TOKEN, TOKEN, Fault, Hub, hub_to_write
 from huggingface_hub import ModelCard
 from peft import PeftModel
@@ -38,10 +38,10 @@ MODEL_FILES = {
 }
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def finished() -> Path:
     """A run that nobody changes."""
-    return run_chain(tmp_path_factory.mktemp("exported"))
+    return finished_run()
 
 
 @pytest.fixture

@@ -140,6 +140,7 @@ def loaded_by(code: str) -> set[str]:
         "smolalign.check, smolalign.preview, smolalign.look, smolalign.launch",
         "smolalign.pipeline",
         "smolalign.data.load, smolalign.data.gather, smolalign.data.smoltalk",
+        "smolalign.cli_export, smolalign.export.run, smolalign.export.source, smolalign.export.card",
     ],
 )
 def test_what_every_command_needs_loads_nothing_heavy(modules: str) -> None:
