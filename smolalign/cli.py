@@ -13,6 +13,7 @@ import typer
 from smolalign import __version__
 from smolalign.cli_apps import app as apps
 from smolalign.cli_eval import evaluate
+from smolalign.cli_export import export
 from smolalign.cli_launch import launch as launch_on_cluster
 from smolalign.environment import prepare
 from smolalign.errors import Failed, UserError, UserErrors
@@ -31,6 +32,7 @@ recipes_app = typer.Typer(no_args_is_help=True, help="The recipes that ship with
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(apps, name="app")
 app.command(name="launch")(launch_on_cluster)
+app.command()(export)
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped recipe's name.")]
 StepRecipe = Annotated[

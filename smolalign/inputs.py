@@ -12,7 +12,7 @@ from smolalign.errors import UserError
 from smolalign.recipe.data import Benchmark, DataSource
 from smolalign.recipe.load import Recipe
 from smolalign.recipe.measure import is_replies
-from smolalign.store import digest_files, digest_json, digest_path, read_manifest
+from smolalign.store import digest_files, digest_json, digest_model, digest_path, read_manifest
 
 
 def resolve_model(reference: str, recipe: Recipe, run_folder: Path) -> tuple[str, str]:
@@ -33,7 +33,7 @@ def resolve_model(reference: str, recipe: Recipe, run_folder: Path) -> tuple[str
         except UserError as error:
             raise error.at(recipe.file) from None
         below = resolve_model(base, recipe, run_folder)[1] if Path(base).exists() else base
-        return str(path.resolve()), digest_json([digest_path(path), below])
+        return str(path.resolve()), digest_json([digest_model(path), below])
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(
@@ -41,7 +41,7 @@ def resolve_model(reference: str, recipe: Recipe, run_folder: Path) -> tuple[str
                 where=str(recipe.file),
                 mend="name a checkpoint in Transformers format, such as a step's model/ folder, or adapters in peft's",
             )
-        return str(path.resolve()), digest_path(path)
+        return str(path.resolve()), digest_model(path)
     if path.is_file():
         raise UserError(f"{reference} is no model", where=str(recipe.file), mend="name a folder or a .gguf file")
     if reference.startswith((".", "/", "~")) or reference.endswith(".gguf") or reference.count("/") != 1:

@@ -45,6 +45,18 @@ def free_memory() -> int:
     return free + resident_memory()
 
 
+def total_memory() -> int:
+    """Bytes of memory that this process could have if it were alone here, within the limits of its control groups."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for group in _control_groups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")):
+        for limit in ("memory.max", "memory.limit_in_bytes"):
+            try:
+                total = min(total, int((group / limit).read_text(encoding="ascii")))
+            except (OSError, ValueError):
+                continue
+    return total
+
+
 def resident_memory() -> int:
     """Bytes of memory that this process holds; 0 where the system does not tell."""
     try:

@@ -15,6 +15,8 @@ from typing import Any
 from smolalign import __version__, processes
 from smolalign.chat.template import chat_template
 from smolalign.errors import UserError
+from smolalign.export.card import step_card
+from smolalign.hardware import hardware
 from smolalign.inputs import as_source, resolve_beside, resolve_data, resolve_model
 from smolalign.outcome import Outcome
 from smolalign.recipe.batch import ACCUMULATED, SIZE, divide
@@ -23,6 +25,7 @@ from smolalign.recipe.load import Recipe, dump_recipe
 from smolalign.recipe.schema import EvalStep, Step, TrainStep
 from smolalign.report import Reporter, Silent
 from smolalign.store import (
+    CARD,
     DATA_VERSION,
     digest_json,
     finish,
@@ -185,9 +188,13 @@ def run_step(
             "metrics": outcome.metrics,
             "data": outcome.data,
             "truncation": outcome.truncation,
+            "hyperparameters": outcome.hyperparameters,
+            "hardware": hardware(),
             "versions": _versions(),
             "recipe": resolved.step.model_dump(mode="json"),
         }
+        if (folder / "model").is_dir():
+            write_text(folder / "model" / CARD, step_card(folder, manifest))
         finish(folder, manifest)
     return StepResult(name, folder, manifest, cached=False)
 

@@ -16,6 +16,8 @@ from smolalign.errors import UserError
 
 MANIFEST = "step.json"
 STARTED = "started.json"
+# A model's card, in its folder: what it tells of how the model was made is no part of what the model is.
+CARD = "README.md"
 _DATA_FILES = ("data_report.html", "rejected.jsonl")
 # What a step may leave in its folder, the manifest first.
 _FILES = (MANIFEST, "recipe.yaml", "metrics.jsonl", "data_report.json", "samples.jsonl", "before.json", *_DATA_FILES)
@@ -54,9 +56,15 @@ def digest_path(path: Path) -> str:
     return digest_files(path, [file for file in path.rglob("*") if file.is_file()])
 
 
+def digest_model(folder: Path) -> str:
+    """SHA-256 of a model's files. Its card tells times and scores, so the same weights may have another one."""
+    return digest_files(folder, [file for file in folder.rglob("*") if file.is_file() and file != folder / CARD])
+
+
 def output_files(folder: Path) -> list[Path]:
-    """What later steps read of a step: the files of its model and its rows."""
-    return [file for part in ("model", "data") for file in sorted((folder / part).rglob("*")) if file.is_file()]
+    """What later steps read of a step: the files of its model, but for the card, and its rows."""
+    files = [file for part in ("model", "data") for file in sorted((folder / part).rglob("*")) if file.is_file()]
+    return [file for file in files if file != folder / "model" / CARD]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -56,6 +56,7 @@ def layer(module: str) -> int:
         "cli": 7,
         "cli_apps": 7,
         "cli_eval": 7,
+        "cli_export": 7,
         "cli_launch": 7,
         "evaluation": 6,
         "commands": 6,
@@ -74,6 +75,7 @@ def layer(module: str) -> int:
         "eval": 3,
         "serve": 3,
         "apps": 3,
+        "export": 3,
         "model": 2,
         "checkpoint": 2,
         "hub": 2,
@@ -100,7 +102,7 @@ def test_imports_point_down_only(module: str) -> None:
     sorted(
         name
         for name in MODULES
-        if name.split(".")[1:2] in (["data"], ["chat"], ["model"], ["train"], ["eval"], ["apps"])
+        if name.split(".")[1:2] in (["data"], ["chat"], ["model"], ["train"], ["eval"], ["apps"], ["export"])
     ),
 )
 def test_what_works_on_data_and_models_knows_nothing_of_chain_and_screen(module: str) -> None:
@@ -121,7 +123,7 @@ def test_the_lowest_modules_import_the_standard_library_and_each_other_only(modu
 @pytest.mark.parametrize(
     ("library", "only"),
     [
-        ("typer", {"smolalign.cli", "smolalign.cli_apps", "smolalign.cli_eval", "smolalign.cli_launch"}),
+        ("typer", {"smolalign.cli", *(f"smolalign.cli_{part}" for part in ("apps", "eval", "export", "launch"))}),
         ("rich", {"smolalign.console"}),
     ],
 )
@@ -150,6 +152,7 @@ def loaded_by(code: str) -> set[str]:
         "smolalign.pipeline",
         "smolalign.data.load, smolalign.data.gather, smolalign.data.smoltalk",
         "smolalign.eval.judged",
+        "smolalign.cli_export, smolalign.export.run, smolalign.export.source, smolalign.export.card",
     ],
 )
 def test_what_every_command_needs_loads_nothing_heavy(modules: str) -> None:

@@ -107,7 +107,12 @@ def recipe_from_tree(tree: dict[str, Any], overrides: Sequence[str] = ()) -> Rec
 
 def dump_recipe(step: BaseModel) -> str:
     """The recipe as YAML that reads back as the same recipe."""
-    return yaml.dump(step.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return dump_yaml(step.model_dump(mode="json"))
+
+
+def dump_yaml(tree: Any) -> str:
+    """A JSON value as YAML that reads back as the same value."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 class _Dumper(yaml.SafeDumper):

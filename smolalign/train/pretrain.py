@@ -19,7 +19,7 @@ from smolalign.train.compute import choose_for, computing, start
 from smolalign.train.dataset import say_ledger, tokenize_documents
 from smolalign.train.group import whole_state
 from smolalign.train.initialize import begin_with_induction_head
-from smolalign.train.session import Watch, train, trainer_arguments
+from smolalign.train.session import Watch, hyperparameters, train, trainer_arguments
 from smolalign.train.sft import RowTrainer, unpadded
 from smolalign.train.tokenizer import tokenizer_texts, train_tokenizer
 
@@ -57,7 +57,7 @@ def run(step: PretrainStep, folder: Path, report: Reporter) -> Outcome:
         save_model(model, tokenizer, folder / "model", state)
     metrics |= {"parameters": size, "bytes_per_token": round(bytes_per_token, 3)}
     truncation = {**ledger.as_dict(), "held_out": lost.as_dict() if lost else None}
-    return Outcome(metrics, gathered.report, truncation)
+    return Outcome(metrics, gathered.report, truncation, hyperparameters(trainer.args))
 
 
 def new_model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch.nn.functional import silu
 
+from smolalign.hardware import cpu_name
 from smolalign.store import cache_folder, read_json, write_json
 
 TOKENS, REPEATS = 256, 5
@@ -113,11 +113,5 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _cpu() -> str:
-    """The CPU's name, as the kernel says it, and the instructions that PyTorch uses of it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as stream:
-            names = [line.partition(":")[2].strip() for line in stream if line.startswith("model name")]
-    except OSError:
-        names = []
-    name = " ".join(dict.fromkeys(names)) or platform.processor()
-    return f"{name} {torch.backends.cpu.get_cpu_capability()}"
+    """The CPU's name, and the instructions that PyTorch uses of it."""
+    return f"{cpu_name()} {torch.backends.cpu.get_cpu_capability()}"

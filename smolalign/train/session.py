@@ -128,6 +128,37 @@ def _reject_wrong_types(config_class: type, fields: Mapping[str, Any]) -> None:
                 raise UserError(f"trainer.{name}: {problem[0].lower()}{problem[1:]}, but is {value!r}") from None
 
 
+# What a reader asks of a training first, by the trainers' own names.
+_TOLD = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "weight_decay",
+    "max_grad_norm",
+    "bf16",
+    "fp16",
+    "packing",
+    "beta",
+    "loss_type",
+)
+
+
+def hyperparameters(arguments: TrainingArguments) -> dict[str, Any]:
+    """What a training ran with, defaults included, and `rows_per_step`, those of an optimizer step in all processes."""
+    told = {name: getattr(arguments, name) for name in _TOLD if hasattr(arguments, name)}
+    rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * processes.count()
+    # Names of schedulers and optimizers are enumerations.
+    return {"rows_per_step": rows, **{name: getattr(value, "value", value) for name, value in told.items()}}
+
+
 class Watch(TrainerCallback):
     """Writes each log of the trainer to metrics.jsonl and tells the reporter where the training stands."""
 

@@ -25,7 +25,7 @@ from smolalign.rows import RowKind
 from smolalign.train.compute import Compute, computing
 from smolalign.train.dataset import Ledger, say_ledger
 from smolalign.train.group import require_layout, whole_state
-from smolalign.train.session import train
+from smolalign.train.session import hyperparameters, train
 from smolalign.vocabulary import fit_vocabulary, give_head_its_bias, named, rows_to_train
 
 Tokenize = Callable[[Any, Sequence[Any], int], tuple[Dataset, Ledger]]
@@ -116,7 +116,7 @@ def tune(trainer: Any, step: TuneStep, prepared: Prepared, compute: Compute, fol
             model, state = _rebuilt(step, prepared, state), None
         model = merged(model, step.model, step.quantize, folder, prepared.tokenizer)
         save_model(model, prepared.tokenizer, folder / "model", state)
-    return Outcome(metrics, prepared.data, prepared.truncation)
+    return Outcome(metrics, prepared.data, prepared.truncation, hyperparameters(trainer.args))
 
 
 def _rebuilt(step: TuneStep, prepared: Prepared, state: dict[str, Any]) -> Any:

@@ -1,0 +1,59 @@
+"""`smolalign export`: a model in one of the formats that others read."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from smolalign.errors import UserError
+
+# Modules, named and not imported. Each has `TAKES`, the wishes that are its own, and `export(source, wishes, say)`.
+FORMATS = {
+    "merged": "smolalign.export.merged",
+    "hub": "smolalign.export.hub",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a person asked for; each format takes some of it."""
+
+    out: Path | None = None
+    repo: str | None = None
+    private: bool = False
+    revision: str | None = None
+    force: bool = False
+    licence: str | None = None
+    dry_run: bool = False
+
+
+def export(model: str, to: str, wishes: Wishes, say: Callable[[str], None]) -> None:
+    """Export a model.
+
+    Args:
+        model: see `source.find`.
+        to: one of `FORMATS`.
+        wishes: what else was asked for.
+        say: shows a line.
+
+    Raises:
+        UserError: the format is none, the wishes do not fit it, or the export cannot be made.
+    """
+    if to not in FORMATS:
+        close = difflib.get_close_matches(to, FORMATS, n=1)
+        mend = f"did you mean {close[0]}?" if close else f"use one of {', '.join(FORMATS)}"
+        raise UserError(f"no format {to!r} to export to", mend=mend)
+    if wishes.licence and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", wishes.licence):
+        mend = "see https://huggingface.co/docs/hub/repositories-licenses"
+        raise UserError(f"{wishes.licence!r} is no licence's identifier, such as apache-2.0", mend=mend)
+    format = importlib.import_module(FORMATS[to])
+    for name in ("out", "repo", "private", "revision", "force"):
+        if getattr(wishes, name) and name not in format.TAKES:
+            raise UserError(f"--{name} is not for --to {to}")
+    from smolalign.export.source import find
+
+    format.export(find(model), wishes, say)
