@@ -69,11 +69,13 @@ def layer(module: str) -> int:
         "eval": 3,
         "serve": 3,
         "apps": 3,
+        "run_page": 3,
         "model": 2,
         "vocabulary": 2,
         "adapters": 2,
         "data": 2,
         "chat": 2,
+        "pages": 2,
         "recipe": 1,
         "store": 1,
     }
