@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -14,6 +15,7 @@ _PICTURES = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in 
 _NO_TEXT = re.compile("[\x80-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
+@cache
 def page_environment(folder: Path) -> Environment:
     """Jinja for the templates of a folder and the pieces that all pages share; what a value holds is shown as text."""
     environment = Environment(

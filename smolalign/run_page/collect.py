@@ -19,7 +19,7 @@ METRICS, SAMPLES, RECIPE, DATA_REPORT = "metrics.jsonl", "samples.jsonl", "recip
 KINDS = ("pretrain", "smoltalk", "sft", "dpo", "fc", "eval")
 
 # No figure of a training is larger; what is would only flatten its curve.
-LARGEST = 1e30
+LARGEST, LARGEST_STEP = 1e30, 1e12
 
 State = Literal["finished", "at work", "cut off", "unreadable"]
 
@@ -206,7 +206,8 @@ def _logs(file: Path) -> tuple[list[dict[str, float]], int]:
     lines, broken = read_lines(file)
     logs = []
     for line in lines:
-        if number(line.get("step")) is None:
+        step = number(line.get("step"))
+        if step is None or not 0 <= step <= LARGEST_STEP:
             broken += 1
             continue
         logs.append({key: found for key, value in line.items() if (found := number(value)) is not None})

@@ -4,11 +4,47 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from smolalign.data.assembly import figures
 from smolalign.run_page.collect import StepFolder, number, table
 
 # Sources with a histogram of their own; of more, the sum over all is shown.
 MOST_SOURCES = 40
+
+
+class _Lost(BaseModel):
+    model_config = ConfigDict(strict=True)
+    rows: int
+    tokens: int
+
+
+class _Lengths(BaseModel):
+    model_config = ConfigDict(strict=True)
+    edges: list[int]
+    rows_in: list[int] = Field(alias="in")
+    out: list[int]
+
+
+class _Source(BaseModel):
+    model_config = ConfigDict(strict=True)
+    source: str
+    rows_in: int
+    rows_kept: int
+    copies: int
+    rows_out: int
+    dropped: dict[str, _Lost]
+    lengths: _Lengths
+
+
+class _Report(BaseModel):
+    """What is shown of a data report; the data step's own page shows all of it."""
+
+    model_config = ConfigDict(strict=True)
+    rows_in: int
+    rows_out: int
+    tokens_counted_with: str | None
+    sources: list[_Source]
 
 
 def rows_of(step: StepFolder) -> dict[str, Any] | None:
@@ -36,13 +72,16 @@ def flow_of(step: StepFolder) -> tuple[dict[str, Any] | None, list[str]]:
     if step.data_report is None:
         return None, []
     try:
-        return _flow(step), []
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        return None, [f"data_report.json is not as this version writes it ({type(error).__name__}: {error})"]
+        report = _Report.model_validate(step.data_report).model_dump(by_alias=True)
+        return _flow(step.name, report), []
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        return None, [f"data_report.json is not as this version writes it, at {where}"]
+    except (ValueError, IndexError):
+        return None, ["data_report.json has histograms whose parts do not fit each other"]
 
 
-def _flow(step: StepFolder) -> dict[str, Any]:
-    report: Any = step.data_report
+def _flow(name: str, report: dict[str, Any]) -> dict[str, Any]:
     sources = report["sources"]
     largest = max((max(source["rows_in"], source["rows_out"]) for source in sources), default=0)
     lines = []
@@ -61,11 +100,10 @@ def _flow(step: StepFolder) -> dict[str, Any]:
         )
     shown = sources[:MOST_SOURCES] if len(sources) > 1 else []
     return {
-        "step": step.name,
+        "step": name,
         "rows_in": report["rows_in"],
         "rows_out": report["rows_out"],
         "lines": lines,
-        "reasons": figures.reasons(report),
         "lengths": figures.histogram(_all_lengths(sources)) if sources else None,
         "by_source": [(source["source"], figures.histogram(source["lengths"])) for source in shown],
         "sources": len(sources),

@@ -15,7 +15,7 @@ from smolalign.run_page.collect import SAMPLES, StepFolder, broken_lines, listed
 # Prompts shown of a task, and characters of a prompt and of a reply.
 PROMPTS, PROMPT_CHARACTERS, REPLY_CHARACTERS = 5, 1200, 1000
 # What a measurement may say of an item as 0 or 1, the first that is there.
-_VERDICTS = ("correct", "right", "found", "passed", "exact_match", "em", "acc")
+_VERDICTS = ("accuracy", "exact", "correct", "exact_match", "em", "acc")
 
 
 def samples(step: StepFolder) -> tuple[list[dict[str, Any]], list[str]]:
@@ -52,10 +52,9 @@ def _places(file: Path) -> tuple[dict[str, dict[str, dict[bytes, int]]], int]:
         for line in stream:
             sample = _read(line)
             model, title = sample.get("model"), sample.get("task")
-            if isinstance(model, str) and isinstance(title, str) and "prompt" in sample:
-                asked = [sample.get(key) for key in ("of", "item", "filter", "key", "prompt")]
-                digest = hashlib.blake2b(json.dumps(asked).encode(), digest_size=12).digest()
-                # A prompt that is asked twice is told apart by how often it came before.
+            if isinstance(model, str) and isinstance(title, str):
+                digest = hashlib.blake2b(json.dumps(_asked(sample)).encode(), digest_size=12).digest()
+                # What is asked twice is told apart by how often it came before.
                 again = seen[model, title, digest]
                 seen[model, title, digest] += 1
                 found = places.setdefault(title, {}).setdefault(model, {})
@@ -64,6 +63,13 @@ def _places(file: Path) -> tuple[dict[str, dict[str, dict[bytes, int]]], int]:
                 broken += bool(line.strip())
             begin += len(line)
     return places, broken
+
+
+def _asked(sample: Mapping[str, Any]) -> list[Any]:
+    """What tells an item from others: its number, where it has one, for its prompt may hold the model's own turns."""
+    if "item" in sample:
+        return [sample.get(key) for key in ("of", "item", "filter")]
+    return [sample.get("key"), sample.get("prompt")]
 
 
 def _at(file: Path, begin: int) -> Mapping[str, Any]:
@@ -96,8 +102,11 @@ def _prompt(by_model: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                 "is_reply": reply is not None,
             }
         )
+    same = all(sample.get("prompt") == first.get("prompt") for sample in by_model.values())
+    turns = _turns(first.get("prompt")) if "prompt" in first else []
     return {
-        "turns": _turns(first.get("prompt")),
+        # Turns in which the models answered differently are none of the prompt.
+        "turns": turns if same else [turn for turn in turns if turn["role"] != "assistant"],
         "tools": [str(name) for name in listed(first.get("tools"))],
         "expected": "" if expected is None else _text(expected),
         "cards": cards,
@@ -120,6 +129,12 @@ def verdict(sample: Mapping[str, Any]) -> tuple[str, str]:
     chosen, rejected = number(sample.get("log_prob_chosen")), number(sample.get("log_prob_rejected"))
     if chosen is not None and rejected is not None:
         return _mark(chosen > rejected), "the chosen answer is likelier" if chosen > rejected else "the rejected is"
+    if isinstance(sample.get("ratings"), list):
+        return "", f"graded {', '.join(_grade(one) for one in sample['ratings'])}"
+    if "reference_reply" in sample:
+        rate = number(sample.get("win_rate"))
+        how = "is preferred to" if (rate or 0) > 0.5 else "ties with" if rate == 0.5 else "loses to"
+        return "", "not judged" if rate is None else f"{how} the reference"
     for name in _VERDICTS:
         if sample.get(name) in (0, 1):
             return _mark(sample[name] == 1), ""
@@ -128,6 +143,11 @@ def verdict(sample: Mapping[str, Any]) -> tuple[str, str]:
         stopped = sample.get("stopped") is not False
         return _mark(expected.strip() == reply.strip() and stopped), "" if stopped else "does not stop"
     return "", ""
+
+
+def _grade(rating: object) -> str:
+    grade = number(rating)
+    return "not" if grade is None else f"{grade:g}"
 
 
 def _mark(good: bool) -> str:

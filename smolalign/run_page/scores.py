@@ -7,8 +7,10 @@ from typing import Any
 
 from smolalign.run_page.collect import StepFolder, listed, number, table
 
-# The last part of a metric's name that is no share of anything, though it may lie between 0 and 1.
-PLAIN = frozenset({"loss", "bits_per_byte", "perplexity", "score", "words", "tokens"})
+# Ends of the names of metrics that are no share of anything, though they may lie between 0 and 1.
+PLAIN = ("loss", "per_byte", "perplexity", "score")
+# What is said of a task in other places, or is too much to say.
+_SAID_ELSEWHERE = ("task", "items", "items_of", "stderr")
 # A change is marked where it is larger than so many standard errors of the difference.
 MARKED_ERRORS = 2.0
 
@@ -25,13 +27,15 @@ def scores(step: StepFolder) -> dict[str, Any] | None:
     details = table(step.metrics.get("details"))
     longest = max(rows.values(), key=len)
     columns = list(dict.fromkeys([*longest, *(column for row in rows.values() for column in row)]))
+    items = table(step.metrics.get("items"))
     tasks: dict[str, list[dict[str, Any]]] = {}
     for column in columns:
-        title, _, metric = column.partition(".")
+        # A task's own name may have a dot.
+        title = max((one for one in items if column.startswith(f"{one}.")), key=len, default=column.partition(".")[0])
+        metric = column[len(title) + 1 :]
         values = [number(row.get(column)) for row in rows.values()]
         errors = [number(_stderr(details, model, title).get(metric)) for model in rows]
         tasks.setdefault(title, []).append(_line(metric or title, values, errors))
-    items = table(step.metrics.get("items"))
     return {
         "step": step.name,
         "models": list(rows),
@@ -74,7 +78,7 @@ def showcase(step: StepFolder) -> list[dict[str, Any]]:
 
 def _line(metric: str, values: list[float | None], errors: list[float | None]) -> dict[str, Any]:
     known = [value for value in values if value is not None]
-    plain = metric in PLAIN or any(not 0 <= value <= 1 for value in known)
+    plain = metric.endswith(PLAIN) or any(not 0 <= value <= 1 for value in known)
     cells = []
     for at, (value, error) in enumerate(zip(values, errors, strict=True)):
         before = max((i for i in range(at) if values[i] is not None), default=None)
@@ -119,9 +123,16 @@ def _about(step: StepFolder, details: Mapping[str, Any], title: str) -> str:
     """The kind of the task, and what its details say plainly, such as the number of examples and the decoding."""
     kind = table(table(step.recipe.get("tasks")).get(title)).get("task")
     said = next((found for tasks in details.values() if (found := table(table(tasks).get(title)))), {})
-    plain = [
-        f"{key.replace('_', ' ')} {value}"
-        for key, value in said.items()
-        if isinstance(value, str | int | float) and key not in ("stderr", "items")
-    ]
+    plain = _plainly({key: value for key, value in said.items() if key not in _SAID_ELSEWHERE})
     return ", ".join([*([f"task {kind}"] if isinstance(kind, str) and kind != title else []), *plain])
+
+
+def _plainly(said: Mapping[str, Any]) -> list[str]:
+    """Names and values of what is said in a word or a number, or in parts that are, such as a decoding."""
+    found = []
+    for key, value in said.items():
+        if isinstance(value, dict):
+            found += [f"{key.replace('_', ' ')}: {inner}" for inner in [" ".join(_plainly(value))] if inner]
+        elif isinstance(value, str | int | float):
+            found.append(f"{key.replace('_', ' ')} {value}")
+    return found[:12]
