@@ -14,10 +14,10 @@ from smolalign.run_page.scale import Scale, say, scale_of
 MOST_POINTS = 300
 # Marks on the points of a curve that has no more of them.
 MOST_MARKS = 30
-# The drawing, in units of which text is 12 high; the right margin holds the names of the curves.
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360.0, 190.0, 46.0, 8.0, 10.0, 34.0
-# A letter of a name is about so wide, and lines of text so far apart.
-LETTER, LINE = 6.4, 14.0
+# The drawing, in units of which text is 12 high; the margins at its sides hold the labels and the names of the curves.
+WIDTH, HEIGHT, RIGHT, TOP, BOTTOM = 360.0, 190.0, 8.0, 10.0, 34.0
+# A letter or digit is no wider, and lines of text are so far apart.
+LETTER, LINE = 7.2, 14.0
 
 Point = tuple[float, float]
 
@@ -88,10 +88,12 @@ def draw(title: str, unit: str, found: Sequence[tuple[str, Sequence[Point]]]) ->
     across = scale_of([0.0, *(x for _, points in shown for x, _ in points)], whole=True)
     up = scale_of(values)
     names = [name for name, _ in shown if name and len(found) > 1]
-    right = WIDTH - RIGHT - (6 + LETTER * max(map(len, names)) if names else 0)
+    ups = [say(tick, up.step) for tick in up.ticks]
+    left = 13 + LETTER * max(map(len, ups))
+    right = WIDTH - RIGHT - (LETTER * max(map(len, names)) if names else 0)
 
     def at(point: Point) -> Point:
-        x = LEFT + (right - LEFT) * across.part(point[0])
+        x = left + (right - left) * across.part(point[0])
         return x, HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * up.part(point[1])
 
     lines = []
@@ -111,15 +113,16 @@ def draw(title: str, unit: str, found: Sequence[tuple[str, Sequence[Point]]]) ->
         "unit": unit,
         "lines": lines,
         "names": _names(lines, right) if names else [],
-        "ups": [{"y": f"{at((0, tick))[1]:.1f}", "text": say(tick, up.step)} for tick in up.ticks],
-        "acrosses": _below(across, right),
-        "left": LEFT,
+        "ups": [{"y": f"{at((0, y))[1]:.1f}", "text": text} for y, text in zip(up.ticks, ups, strict=True)],
+        "acrosses": _below(across, left, right),
+        "left": f"{left:.1f}",
+        "labels": f"{left - 6:.1f}",
         "right": f"{right:.1f}",
         "last": _last(found),
         "summary": f"{title}{f', {unit}' if unit else ''}. " + " ".join(_in_words(*one) for one in found),
         "data": json.dumps(
             {
-                "span": [LEFT / WIDTH, right / WIDTH],
+                "span": [round(left / WIDTH, 4), round(right / WIDTH, 4)],
                 "steps": [across.low, across.high],
                 "curves": [{"name": name, "at": [[x, _short(y)] for x, y in points]} for name, points in shown],
             },
@@ -130,13 +133,13 @@ def draw(title: str, unit: str, found: Sequence[tuple[str, Sequence[Point]]]) ->
     }
 
 
-def _below(across: Scale, right: float) -> list[dict[str, str]]:
+def _below(across: Scale, left: float, right: float) -> list[dict[str, str]]:
     """The steps written below: as many as have room."""
     texts = [f"{tick:,.0f}" for tick in across.ticks]
-    room = (right - LEFT) / max(1, len(texts))
+    room = (right - left) / max(1, len(texts))
     every = max(1, math.ceil((LETTER * max(map(len, texts)) + 8) / room))
-    width = right - LEFT
-    places = [(LEFT + width * across.part(tick), text) for tick, text in zip(across.ticks, texts, strict=True)][::every]
+    width = right - left
+    places = [(left + width * across.part(tick), text) for tick, text in zip(across.ticks, texts, strict=True)][::every]
     # One whose half would not fit at the drawing's end stands before its place.
     return [
         {"x": f"{x:.1f}", "text": text, "anchor": "middle" if x + LETTER * len(text) / 2 < WIDTH else "end"}
