@@ -164,7 +164,7 @@ def _names(lines: Sequence[dict[str, Any]], right: float) -> list[dict[str, str]
 def _last(found: Sequence[tuple[str, Sequence[Point]]]) -> str:
     """Where each curve ends, for the caption."""
     step = max(points[-1][0] for _, points in found)
-    ends = [f"{name} {_short(points[-1][1]):,}".strip() for name, points in found]
+    ends = [f"{name} {_say(points[-1][1])}".strip() for name, points in found]
     return f"{', '.join(ends)} at step {step:,.0f}"
 
 
@@ -173,9 +173,15 @@ def _in_words(name: str, points: Sequence[Point]) -> str:
     low, high = min(points, key=lambda point: point[1]), max(points, key=lambda point: point[1])
     (first, begin), (last, end) = points[0], points[-1]
     return (
-        f"{name or 'It'}: from {_short(begin):,} at step {first:,.0f} to {_short(end):,} at step {last:,.0f}; "
-        f"lowest {_short(low[1]):,} at step {low[0]:,.0f}, highest {_short(high[1]):,} at step {high[0]:,.0f}."
+        f"{name or 'It'}: from {_say(begin)} at step {first:,.0f} to {_say(end)} at step {last:,.0f}; "
+        f"lowest {_say(low[1])} at step {low[0]:,.0f}, highest {_say(high[1])} at step {high[0]:,.0f}."
     )
+
+
+def _say(value: float) -> str:
+    """A value with four digits that count: `1.158`, `9,145`, `5.495e−5`."""
+    text = f"{_short(value):,}" if value == 0 or abs(value) >= 1e-3 else f"{value:.4g}".replace("e-0", "e-")
+    return text.replace("-", "\u2212")
 
 
 def _short(value: float) -> float | int:

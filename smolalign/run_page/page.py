@@ -15,7 +15,7 @@ from smolalign.pages.environment import page_environment
 from smolalign.run_page.collect import Run, StepFolder, collect, listed, number, table
 from smolalign.run_page.curves import MOST_POINTS, curves
 from smolalign.run_page.data import flow_of, rows_of
-from smolalign.run_page.samples import PROMPT_CHARACTERS, REPLY_CHARACTERS, samples
+from smolalign.run_page.samples import OPEN_PROMPTS, PROMPT_CHARACTERS, REPLY_CHARACTERS, samples
 from smolalign.run_page.scores import call_errors, scores, showcase
 
 HERE = Path(__file__).parent
@@ -82,6 +82,7 @@ def render_run(run: Run) -> str:
         "rows": [line for step in run.steps if (line := rows_of(step))],
         "flows": flows,
         "evaluations": evaluations,
+        "open_prompts": OPEN_PROMPTS,
         "prompt_characters": PROMPT_CHARACTERS,
         "reply_characters": REPLY_CHARACTERS,
         "recipes": [_recipe(step) for step in run.steps],

@@ -1,6 +1,10 @@
 // Reads curves off: with the pointer, by touch, or with the arrow keys. Everything else on the page works without it.
 "use strict";
-const say = (value) => Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
+const say = (value) => {
+  const tiny = value !== 0 && Math.abs(value) < 1e-4;
+  const text = tiny ? value.toExponential() : value.toLocaleString("en", { maximumFractionDigits: 8 });
+  return text.replaceAll("-", "\u2212");
+};
 const nearest = (points, step) =>
   points.reduce((best, point) => (Math.abs(point[0] - step) < Math.abs(best[0] - step) ? point : best));
 for (const figure of document.querySelectorAll("figure.curve")) {

@@ -12,8 +12,8 @@ from typing import Any
 
 from smolalign.run_page.collect import SAMPLES, StepFolder, broken_lines, listed, number, table
 
-# Prompts shown of a task, and characters of a prompt and of a reply.
-PROMPTS, PROMPT_CHARACTERS, REPLY_CHARACTERS = 5, 1200, 1000
+# Prompts of a task on the page, those of them that are seen at once, and characters of a prompt and of a reply.
+PROMPTS, OPEN_PROMPTS, PROMPT_CHARACTERS, REPLY_CHARACTERS = 5, 2, 1200, 1000
 # What a measurement may say of an item as 0 or 1, the first that is there.
 _VERDICTS = ("accuracy", "exact", "correct", "exact_match", "em", "acc")
 
