@@ -12,8 +12,8 @@ from smolalign.run_page.scale import Scale, say, scale_of
 
 # Points that a curve is drawn with at most: the lowest and the highest of each of half as many buckets.
 MOST_POINTS = 300
-# Marks on the points of a curve that has no more of them.
-MOST_MARKS = 30
+# What is measured on held-out rows has a mark at each point, if it has no more of them: what lies between is not known.
+HELD_OUT, MOST_MARKS = "held out", 30
 # The drawing, in units of which text is 12 high; the margins at its sides hold the labels and the names of the curves.
 WIDTH, HEIGHT, RIGHT, TOP, BOTTOM = 360.0, 190.0, 8.0, 10.0, 34.0
 # A letter or digit is no wider, and lines of text are so far apart.
@@ -33,7 +33,7 @@ class Asked:
 
 def _both(title: str, unit: str, field: str) -> Asked:
     """A figure of what is logged in training and on held-out rows."""
-    return Asked(title, unit, (("train", field), ("held out", f"eval_{field}")))
+    return Asked(title, unit, (("train", field), (HELD_OUT, f"eval_{field}")))
 
 
 FIGURES = (
@@ -41,7 +41,7 @@ FIGURES = (
     _both("Reward margin", "chosen over rejected", "rewards/margins"),
     _both("Reward accuracy", "share of pairs", "rewards/accuracies"),
     Asked("Rewards", "in training", (("chosen", "rewards/chosen"), ("rejected", "rewards/rejected"))),
-    _both("Divergence from the reference", "nats", "kl"),
+    _both("Gain in log-probability", "nats", "kl"),
     _both("Token accuracy", "share of tokens", "mean_token_accuracy"),
     Asked("Learning rate", "", (("", "learning_rate"),)),
     Asked("Gradient norm", "", (("", "grad_norm"),)),
@@ -97,9 +97,9 @@ def draw(title: str, unit: str, found: Sequence[tuple[str, Sequence[Point]]]) ->
         return x, HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * up.part(point[1])
 
     lines = []
-    for number, (name, points) in enumerate(shown):
+    for name, points in shown:
         places = [at(point) for point in points]
-        few = len(points) <= MOST_MARKS and (number > 0 or len(points) == 1)
+        few = len(points) == 1 or (name == HELD_OUT and len(points) <= MOST_MARKS)
         lines.append(
             {
                 "name": name,

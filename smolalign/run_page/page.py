@@ -74,7 +74,7 @@ def render_run(run: Run) -> str:
         "head": _head(run),
         "steps": _steps(run),
         "unfinished": [(step.name, _unfinished(step)) for step in run.steps if not step.finished],
-        "warnings": [(step.name, str(text)) for step in run.steps for text in listed(step.manifest.get("warnings"))],
+        "warnings": [(step.name, text) for step in run.steps for text in _warnings(step)],
         "problems": problems,
         "trainings": trainings,
         "thinned": any(one["drawn"] < one["points"] for step in trainings for one in step["figures"]),
@@ -151,6 +151,11 @@ def _unfinished(step: StepFolder) -> str:
         return doing
     last, planned = step.reached
     return f"{doing}; logged up to step {last:,}" + (f" of {planned:,}" if planned else "")
+
+
+def _warnings(step: StepFolder) -> list[str]:
+    """A step's warnings, without its name in front, which stands beside them."""
+    return [str(text).removeprefix(f"{step.name}: ") for text in listed(step.manifest.get("warnings"))]
 
 
 def _recipe(step: StepFolder) -> dict[str, Any]:

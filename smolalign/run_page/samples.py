@@ -128,7 +128,7 @@ def verdict(sample: Mapping[str, Any]) -> tuple[str, str]:
         return _mark(not flaws), ", ".join(flaws)
     chosen, rejected = number(sample.get("log_prob_chosen")), number(sample.get("log_prob_rejected"))
     if chosen is not None and rejected is not None:
-        return _mark(chosen > rejected), "the chosen answer is likelier" if chosen > rejected else "the rejected is"
+        return _mark(chosen > rejected), f"the {'chosen' if chosen > rejected else 'rejected'} answer is likelier"
     if isinstance(sample.get("ratings"), list):
         return "", f"graded {', '.join(_grade(one) for one in sample['ratings'])}"
     if "reference_reply" in sample:

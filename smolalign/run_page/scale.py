@@ -51,7 +51,7 @@ def say(value: float, step: float) -> str:
     """A label of an axis, with as many decimals as its steps need: `0.25`, `5e-5`, `12 k`."""
     if value == 0:
         return "0"
-    if step < 1e-3:
+    if step < 1e-4:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         return f"{float(mantissa):g}e{int(exponent)}".replace("-", "\u2212")
     if abs(value) >= 100_000:
