@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from smolalign.memory import resident_memory
 from smolalign.processes import usable_cores
 
 
@@ -24,14 +23,6 @@ def hardware() -> dict[str, Any]:
         "memory_gb": _memory_gb(),
         "gpus": _gpus(),
     }
-
-
-def memory_held() -> int:
-    """Bytes that training holds now: on the GPU where it runs on one, else in this process; 0 where nobody tells."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        return int(sum(torch.cuda.memory_reserved(number) for number in range(torch.cuda.device_count())))
-    return resident_memory()
 
 
 def _processor() -> str:

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from smolalign.hardware import hardware, memory_held
+from smolalign.hardware import hardware
+from smolalign.memory import memory_held
 from smolalign.report import Noting, Silent
 from smolalign.store import ASKED, note_asked
 

@@ -528,3 +528,9 @@ def _contrast(one: str, other: str) -> float:
 def test_a_run_is_refused_by_an_error_of_its_own_type(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         collect(tmp_path / "gone")
+
+
+def test_a_prompt_that_is_asked_twice_counts_twice(tmp_path: Path) -> None:
+    write_run(tmp_path, ["eval"])
+    write_jsonl(tmp_path / "eval" / "samples.jsonl", [line for line in sample_lines() for _ in range(2)])
+    assert f"{PROMPTS} of 24 prompts" in page_of(tmp_path).text

@@ -178,12 +178,17 @@ def _system(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _named(name: str) -> str:
-    return "memory, GB" if name == "memory_gb" else name
+    """A field's name in words; its unit behind it."""
+    return {"memory_gb": "memory, GB", "memory_bytes": "memory, bytes"}.get(name, name.replace("_", " "))
 
 
 def _value(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{_named(key)} {_value(inner)}" for key, inner in value.items())
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 100_000_000:
+        return f"{value:,}"
     return "" if value is None else str(value)
 
 

@@ -16,7 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from smolalign import processes
 from smolalign.errors import UserError
-from smolalign.hardware import memory_held
+from smolalign.memory import memory_held
 from smolalign.model import device
 from smolalign.recipe.schema import TrainStep
 from smolalign.report import Progress, Reporter
