@@ -372,6 +372,21 @@ def serve(
     serve_model(model, host, port, name, api_key, max_body=int(max_body_mb * 1e6), **limits)
 
 
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder of a run, such as runs/nano.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The page; by default report.html in the run's folder.")
+    ] = None,
+) -> None:
+    """Write one HTML page on a run: curves, scores, data, samples, recipes, system."""
+    from smolalign.console import print_line
+    from smolalign.run_page.page import write_page
+
+    file, run = write_page(folder, out)
+    print_line(f"wrote {file}: {run.in_words()}")
+
+
 @recipes_app.command("list")
 def recipes_list() -> None:
     """Names of the shipped recipes."""

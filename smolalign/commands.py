@@ -28,7 +28,7 @@ from smolalign.recipe.held_out import is_held_out_source, is_held_out_split
 from smolalign.recipe.load import Recipe, load_pipeline_steps, load_recipe, recipe_from_options
 from smolalign.recipe.schema import PipelineStep
 from smolalign.recipe.shipped import find_recipe
-from smolalign.store import is_done, read_json, write_text
+from smolalign.store import is_done, note_asked, read_json, write_text
 
 if TYPE_CHECKING:
     from smolalign.check import Finding
@@ -167,6 +167,7 @@ def _run(
     finally:
         screen.close()
     if is_main():
+        note_asked(run_folder, name, cached=result.cached)
         print_step(name, result.manifest, result.cached)
     return result
 

@@ -11,14 +11,17 @@ from smolalign.memory import total_memory
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores that this process may use, bytes of memory, and the GPUs that are at work.
+    """System, processor, cores that this process may use, bytes of memory, and the GPUs that are at work.
+
+    No name of the machine or of a person is in it.
 
     Returns:
-        `cpu`, `cores` and `memory_bytes` of this machine; under `gpu` `name`, `count` and `memory_bytes` (of one), or
-        None where nothing computes on one. Every process of a launch has a GPU of its own, so they are counted over
-        all machines.
+        `system`, `cpu`, `cores` and `memory_bytes` of this machine; under `gpu` `name`, `count` and `memory_bytes` (of
+        one), or None where nothing computes on one. Every process of a launch has a GPU of its own, so they are counted
+        over all machines.
     """
     return {
+        "system": f"{platform.system()} {platform.release()}",
         "cpu": cpu_name(),
         "cores": processes.usable_cores(),
         "memory_bytes": total_memory(),

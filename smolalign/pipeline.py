@@ -23,7 +23,7 @@ from smolalign.recipe.batch import ACCUMULATED, SIZE, divide
 from smolalign.recipe.data import Benchmark, DataSource
 from smolalign.recipe.load import Recipe, dump_recipe
 from smolalign.recipe.schema import EvalStep, Step, TrainStep
-from smolalign.report import Reporter, Silent
+from smolalign.report import Noting, Reporter, Silent
 from smolalign.store import (
     CARD,
     DATA_VERSION,
@@ -32,6 +32,7 @@ from smolalign.store import (
     is_done,
     read_manifest,
     step_folder,
+    utc,
     write_text,
 )
 
@@ -174,8 +175,8 @@ def run_step(
         if resumed:
             report.say(f"{name}: taking up the run that was cut off")
         write_text(folder / "recipe.yaml", dump_recipe(resolved.step))
-        started = time.monotonic()
-        outcome = _run(recipe, resolved, folder, report, **({"engine": engine} if engine else {}))
+        began, started, noting = utc(), time.monotonic(), Noting(report)
+        outcome = _run(recipe, resolved, folder, noting, **({"engine": engine} if engine else {}))
         manifest = {
             "name": name,
             "kind": recipe.kind,
@@ -184,13 +185,16 @@ def run_step(
             "seed": resolved.step.seed,
             "resumed": resumed,
             "processes": processes.count(),
+            "started_at": began,
             "wall_seconds": round(time.monotonic() - started, 2),
             "metrics": outcome.metrics,
             "data": outcome.data,
             "truncation": outcome.truncation,
             "hyperparameters": outcome.hyperparameters,
-            "hardware": hardware(),
+            "warnings": noting.warnings,
+            "explained": noting.details,
             "versions": _versions(),
+            "hardware": hardware(),
             "recipe": resolved.step.model_dump(mode="json"),
         }
         if (folder / "model").is_dir():

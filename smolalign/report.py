@@ -45,3 +45,27 @@ class Silent:
     def detail(self, text: str) -> None: ...
 
     def progress(self, moment: Progress) -> None: ...
+
+
+class Noting:
+    """Passes everything on to another reporter, and keeps the warnings, each once, and the explanations."""
+
+    def __init__(self, report: Reporter) -> None:
+        self.report = report
+        self.warnings: list[str] = []
+        self.details: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.report.say(text)
+
+    def warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+        self.report.warn(text)
+
+    def detail(self, text: str) -> None:
+        self.details.append(text)
+        self.report.detail(text)
+
+    def progress(self, moment: Progress) -> None:
+        self.report.progress(moment)

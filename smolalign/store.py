@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ MANIFEST = "step.json"
 STARTED = "started.json"
 # A model's card, in its folder: what it tells of how the model was made is no part of what the model is.
 CARD = "README.md"
+# In the run folder: a line each time a step was asked for, and whether it had been done before.
+ASKED = "asked.jsonl"
 _DATA_FILES = ("data_report.html", "rejected.jsonl")
 # What a step may leave in its folder, the manifest first.
 _FILES = (MANIFEST, "recipe.yaml", "metrics.jsonl", "data_report.json", "samples.jsonl", "before.json", *_DATA_FILES)
@@ -165,6 +168,18 @@ def finish(folder: Path, manifest: dict[str, Any]) -> None:
     write_json(folder / MANIFEST, {**manifest, "output": digest_files(folder, files), "output_files": named})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     (folder / STARTED).unlink(missing_ok=True)
+
+
+def utc() -> str:
+    """The time, such as `2026-11-27T08:00:00Z`."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def note_asked(run_folder: Path, name: str, *, cached: bool) -> None:
+    """Note that a command asked for a step that is now done; without a word where the folder cannot be written."""
+    line = json.dumps({"at": utc(), "step": name, "cached": cached})
+    with suppress(OSError), (run_folder / ASKED).open("a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
 
 
 @contextmanager

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from io import StringIO
 from typing import Any
 
 import pytest
+from html_page import Page
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -22,8 +22,6 @@ from smolalign.data.assembly.reasons import GROUPS, dropped_in_all, group_of, in
 Report = dict[str, Any]
 
 EDGES = [0, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192]
-# Elements of HTML that have no end.
-VOID = {"meta", "wbr"}
 SOURCES = {
     "HuggingFaceTB/smoltalk smol-magpie-ultra": 431_000,
     "HuggingFaceTB/smoltalk smol-constraints": 36_200,
@@ -152,43 +150,6 @@ def real() -> Report:
         },
         shards=[{"file": f"train-{i:05}-of-00004.parquet", "rows": 229_000 - i} for i in range(4)],
     )
-
-
-class Page(HTMLParser):
-    """Reads a page, and insists that every element is closed in its turn."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(html)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        assert len(dict(attrs)) == len(attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert "svg" in self.open
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def ids(self) -> list[str]:
-        return [name for _, attributes in self.elements if (name := attributes.get("id")) is not None]
 
 
 def numbers(value: object) -> Iterator[int]:

@@ -76,6 +76,7 @@ def layer(module: str) -> int:
         "serve": 3,
         "apps": 3,
         "export": 3,
+        "run_page": 3,
         "model": 2,
         "checkpoint": 2,
         "hub": 2,
@@ -84,6 +85,7 @@ def layer(module: str) -> int:
         "data": 2,
         "chat": 2,
         "cost": 1,
+        "pages": 2,
         "recipe": 1,
         "store": 1,
     }

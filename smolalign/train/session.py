@@ -16,6 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from smolalign import processes
 from smolalign.errors import UserError
+from smolalign.memory import memory_held
 from smolalign.model import device
 from smolalign.recipe.batch import divide
 from smolalign.recipe.schema import TrainStep
@@ -237,6 +238,8 @@ class Watch(TrainerCallback):
         if tokens > tokens_before and now > before:
             self.tokens_per_second = (tokens - tokens_before) / (now - before)
             logs["tokens_per_second"] = round(self.tokens_per_second, 1)
+        if held := memory_held():
+            logs["memory_gb"] = round(held / 1e9, 3)
         self.loss, self.tokens, self.last_log = float(logs["loss"]), tokens, (now, tokens)
 
 
