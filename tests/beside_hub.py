@@ -18,7 +18,7 @@ from conftest import ROOT, Ran
 from hub import Files, Hub, served
 
 # A Hub that does not answer is given up on after seconds.
-_SECONDS = "1"
+_SECONDS = "3"
 
 
 class Bench:

@@ -83,7 +83,7 @@ DATA_FAULTS: dict[str, tuple[Fault, str]] = {
     ),
     "down where files lie": (Fault("stored", 503), f"the Hub fails (503 Service Unavailable) → later, {AGAIN}"),
     "cut for good": (Fault("stored", cut=0), f"the connection to the Hub broke off → {AGAIN}"),
-    "stalled": (Fault("/api/", stall=1.5), f"the Hub does not answer in time → {AGAIN}"),
+    "stalled": (Fault("/api/", stall=4), f"the Hub does not answer in time → {AGAIN}"),
     "a file that is not there": (
         Fault("resolve.*00001-of", 404, "EntryNotFound", headers={"X-Repo-Commit": COMMIT}),
         "the Hub does not give data/all/train-00001-of-00003.parquet, which it lists → name another revision",
@@ -309,7 +309,7 @@ def test_a_benchmark_that_does_not_come_is_told_and_then_measured(beside: Bench)
     for fault, message in (
         (Fault("datasets", 401, "GatedRepo"), "it is gated → accept its terms at"),
         (Fault("stored", cut=0), f"the connection to the Hub broke off → {AGAIN}; or set files to the folder"),
-        (Fault("/api/datasets", stall=1.5), "the Hub does not answer in time"),
+        (Fault("/api/datasets", stall=4), "the Hub does not answer in time"),
     ):
         beside.hub.faults[:] = [fault]
         refused(beside.run("eval", "arc.yaml", "--out", "run"), said, message)

@@ -87,7 +87,7 @@ def assert_loads(folder: Path, *, adapted: bool) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    assert model.config.vocab_size == len(tokenizer) == 512
+    assert len(tokenizer) <= model.config.vocab_size == 512
     assert (tokenizer.eos_token, model.generation_config.eos_token_id) == ("<|im_end|>", 2)
     assert (folder.parent / "adapter").is_dir() is adapted
 
