@@ -125,7 +125,8 @@ def test_a_pipelines_step_extends_a_file_and_a_pipeline_extends_another(tmp_path
     write(
         tmp_path / "base",
         sft=BASE,
-        pipeline="kind: pipeline\nsteps:\n  sft: sft.yaml\n  dpo: {kind: dpo, model: '@sft', data: [{source: p.jsonl}]}\n"
+        pipeline="kind: pipeline\nsteps:\n  sft: sft.yaml\n"
+        "  dpo: {kind: dpo, model: '@sft', data: [{source: p.jsonl}]}\n"
         "  fc: {extends: sft.yaml, kind: fc, model: '@dpo'}\n",
     )
     write(

@@ -1,5 +1,5 @@
-"""The recipes that make SmolLM2 again: what is published is in them, on every number of GPUs; nothing is trained on that
-is measured on; and what their comments say of costs is what `check --device` counts."""
+"""The recipes that make SmolLM2 again: what is published is in them, on every number of GPUs; nothing is trained on
+that is measured on; and what their comments say of costs is what `check --device` counts."""
 
 from __future__ import annotations
 
