@@ -1,26 +1,24 @@
-"""The command line: one thin function a command. Nothing heavy is imported before it is needed."""
+"""The command line: its commands, each a thin function of a module `cli_….py`, and its end. Nothing heavy is imported
+before it is needed."""
 
 from __future__ import annotations
 
-import enum
 import os
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from smolalign import __version__
-from smolalign.cli_apps import app as apps
-from smolalign.cli_eval import evaluate
+from smolalign import __version__, cli_apps, cli_recipes
+from smolalign.cli_chat import chat, serve
+from smolalign.cli_eval import evaluate, report
 from smolalign.cli_export import export
-from smolalign.cli_launch import launch as launch_on_cluster
+from smolalign.cli_launch import launch
+from smolalign.cli_look import check, init, preview
+from smolalign.cli_train import dpo, fc, pretrain, run, sft, smoltalk
 from smolalign.environment import prepare
 from smolalign.errors import Failed, UserError, UserErrors
 from smolalign.processes import count, end_with_launcher, is_launched, is_main, tell_launcher
-
-if TYPE_CHECKING:
-    from smolalign.launch import Launch as Planned
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,44 +26,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train a small language model from nothing to an aligned, function-calling assistant.",
 )
-recipes_app = typer.Typer(no_args_is_help=True, help="The recipes that ship with the package.")
-app.add_typer(recipes_app, name="recipes")
-app.add_typer(apps, name="app")
-app.command(name="launch")(launch_on_cluster)
+# In the order of --help.
+app.command()(run)
+app.command()(pretrain)
+app.command()(smoltalk)
+app.command()(sft)
+app.command()(dpo)
+app.command()(fc)
+app.command("eval")(evaluate)
+app.command()(report)
+app.command()(check)
+app.command()(preview)
+app.command()(init)
+app.command()(chat)
+app.command()(serve)
 app.command()(export)
-
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped recipe's name.")]
-StepRecipe = Annotated[
-    str | None, typer.Argument(metavar="RECIPE", help="A recipe file or a shipped recipe's name; see also --data.")
-]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Changes to the recipe.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run; by default runs/NAME.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Run even what is done, from its beginning.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check, say what would run, and stop.")]
-Explain = Annotated[bool, typer.Option("--explain", help="Say why each choice of arithmetic was made, one a line.")]
-Model = Annotated[str | None, typer.Option("--model", help="Without a recipe: the model to start from.")]
-Data = Annotated[list[str] | None, typer.Option("--data", help="Without a recipe: a file of rows; may be repeated.")]
-# What `init` writes a recipe for unless told otherwise.
-DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-
-class Launcher(enum.StrEnum):
-    """What `--launch` starts several processes with."""
-
-    accelerate = "accelerate"
-
-
-Launch = Annotated[Launcher | None, typer.Option("--launch", help="Train in several processes.")]
-Processes = Annotated[int | None, typer.Option("--processes", min=1, help="With --launch: processes in all.")]
-Config = Annotated[
-    str | None, typer.Option("--config", help="With --launch: ddp (default), fsdp2, zero3, or a file of Accelerate's.")
-]
-Machine = Annotated[
-    str | None,
-    typer.Option(
-        "--machine", metavar="N/ALL@HOST:PORT", help="With --launch on several: this one, and where they meet."
-    ),
-]
+app.command()(launch)
+app.add_typer(cli_recipes.app, name="recipes")
+app.add_typer(cli_apps.app, name="app")
 
 
 def _say_version(wanted: bool) -> None:
@@ -84,335 +62,6 @@ def options(
     """Options before the command."""
     if debug:
         os.environ["SMOLALIGN_DEBUG"] = "1"
-
-
-@app.command()
-def run(
-    recipe: RecipeArgument,
-    overrides: Overrides = None,
-    out: Out = None,
-    fresh: Fresh = False,
-    dry_run: DryRun = False,
-    step: Annotated[
-        str | None, typer.Option("--step", metavar="NAME", help="Run this step of the chain alone.")
-    ] = None,
-    launch: Launch = None,
-    processes: Processes = None,
-    config: Config = None,
-    machine: Machine = None,
-) -> None:
-    """Run the whole chain of a pipeline recipe, skipping what is done and resuming what was cut off."""
-    own: Any = {"fresh": fresh, "dry_run": dry_run, "step": step}
-    if (planned := _planned(launch, processes, config, machine)) is None:
-        from smolalign.commands import run_chain
-
-        run_chain(recipe, overrides or [], out, **own)
-    else:
-        from smolalign.commands_launch import launch_chain
-
-        launch_chain(recipe, overrides or [], out, planned=planned, **own)
-
-
-def _step(
-    kind: str,
-    recipe: str | None,
-    overrides: list[str] | None,
-    out: Path | None,
-    fresh: bool,
-    dry_run: bool,
-    *,
-    planned: Planned | None = None,
-    **own: Any,
-) -> None:
-    own |= {"fresh": fresh, "dry_run": dry_run}
-    if planned is None:
-        from smolalign.commands import run_one
-
-        run_one(kind, recipe, overrides or [], out, **own)
-    else:
-        from smolalign.commands_launch import launch_one
-
-        launch_one(kind, recipe, overrides or [], out, planned=planned, **own)
-
-
-def _planned(
-    launcher: Launcher | None, processes: int | None, config: str | None, machine: str | None
-) -> Planned | None:
-    """How the options want a command to be launched, if at all."""
-    if launcher is None:
-        if machine:
-            raise UserError("--machine goes with --launch", mend="add --launch accelerate")
-        if processes or config:
-            raise UserError("--processes and --config go with --launch", mend="add --launch accelerate")
-        return None
-    from smolalign.launch import plan
-
-    return plan(processes, config, machine)
-
-
-@app.command()
-def pretrain(
-    recipe: RecipeArgument,
-    overrides: Overrides = None,
-    out: Out = None,
-    fresh: Fresh = False,
-    dry_run: DryRun = False,
-    explain: Explain = False,
-    launch: Launch = None,
-    processes: Processes = None,
-    config: Config = None,
-    machine: Machine = None,
-) -> None:
-    """Train a tokenizer and a base model from nothing."""
-    _step(
-        "pretrain",
-        recipe,
-        overrides,
-        out,
-        fresh,
-        dry_run,
-        explain=explain,
-        planned=_planned(launch, processes, config, machine),
-    )
-
-
-@app.command()
-def smoltalk(
-    recipe: RecipeArgument,
-    overrides: Overrides = None,
-    out: Out = None,
-    fresh: Fresh = False,
-    dry_run: DryRun = False,
-    engine: Annotated[
-        Path | None, typer.Option("--engine", metavar="FILE", help="Run it on the cluster that a file describes.")
-    ] = None,
-) -> None:
-    """Assemble the SFT mixture from several sources."""
-    _step("smoltalk", recipe, overrides, out, fresh, dry_run, engine_file=engine)
-
-
-@app.command()
-def sft(
-    recipe: StepRecipe = None,
-    overrides: Overrides = None,
-    model: Model = None,
-    data: Data = None,
-    out: Out = None,
-    fresh: Fresh = False,
-    dry_run: DryRun = False,
-    explain: Explain = False,
-    launch: Launch = None,
-    processes: Processes = None,
-    config: Config = None,
-    machine: Machine = None,
-) -> None:
-    """Fine-tune on chats: by a recipe, or with --model and --data."""
-    own = {"explain": explain, "model": model, "data": data}
-    _step("sft", recipe, overrides, out, fresh, dry_run, planned=_planned(launch, processes, config, machine), **own)
-
-
-@app.command()
-def dpo(
-    recipe: StepRecipe = None,
-    overrides: Overrides = None,
-    model: Model = None,
-    data: Data = None,
-    out: Out = None,
-    fresh: Fresh = False,
-    dry_run: DryRun = False,
-    explain: Explain = False,
-    launch: Launch = None,
-    processes: Processes = None,
-    config: Config = None,
-    machine: Machine = None,
-) -> None:
-    """Align on preference pairs with DPO: by a recipe, or with --model and --data."""
-    own = {"explain": explain, "model": model, "data": data}
-    _step("dpo", recipe, overrides, out, fresh, dry_run, planned=_planned(launch, processes, config, machine), **own)
-
-
-@app.command()
-def fc(
-    recipe: StepRecipe = None,
-    overrides: Overrides = None,
-    model: Model = None,
-    data: Data = None,
-    out: Out = None,
-    fresh: Fresh = False,
-    dry_run: DryRun = False,
-    explain: Explain = False,
-    launch: Launch = None,
-    processes: Processes = None,
-    config: Config = None,
-    machine: Machine = None,
-) -> None:
-    """Fine-tune for function calling: by a recipe, or with --model and --data."""
-    own = {"explain": explain, "model": model, "data": data}
-    _step("fc", recipe, overrides, out, fresh, dry_run, planned=_planned(launch, processes, config, machine), **own)
-
-
-app.command(name="eval")(evaluate)
-
-
-@app.command()
-def check(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipe files or shipped recipes' names.")],
-    out: Out = None,
-    device_memory: Annotated[
-        str | None,
-        typer.Option(
-            "--device-memory",
-            metavar="SIZE",
-            help="Say whether training fits into so much memory, such as 24GB, on a device that computes as this one.",
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option("--device", metavar="GPU", help="Say what training takes on a h100, a100, rtx4090 or rtx4060."),
-    ] = None,
-) -> None:
-    """Find everything that can be wrong, memory that does not suffice included, before any weight is loaded."""
-    from smolalign.commands import check_recipes
-
-    check_recipes(recipes, out, device_memory, device)
-
-
-@app.command()
-def init(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A file of rows, a folder of them, or a Hub dataset.")],
-    model: Annotated[str, typer.Option("--model", help="The model to fine-tune.")] = DEFAULT_MODEL,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The recipe to write; by default sft.yaml, or dpo.yaml for pairs.")
-    ] = None,
-    config: Annotated[str | None, typer.Option("--config", help="Configuration of a Hub dataset.")] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Split of a Hub dataset or a folder.")] = None,
-    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub dataset.")] = None,
-) -> None:
-    """Look at your data, say what is in it, and write a recipe for it with comments."""
-    from smolalign.commands import init_recipe
-
-    asked = {"config": config, "split": split, "revision": revision}
-    init_recipe(data, model, out, {name: value for name, value in asked.items() if value is not None})
-
-
-@app.command()
-def preview(
-    recipe: RecipeArgument,
-    overrides: Overrides = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="How many rows to show.")] = 3,
-    out: Out = None,
-) -> None:
-    """Show rendered rows, each token marked by whether it is trained on."""
-    from smolalign.commands import preview_recipe
-
-    preview_recipe(recipe, overrides or [], rows, out)
-
-
-class ToolChoice(enum.StrEnum):
-    """Whether a reply may be a call, or must be."""
-
-    auto = "auto"
-    required = "required"
-
-
-@app.command()
-def chat(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model or adapter folder, a .gguf file or a Hub id.")],
-    tools: Annotated[
-        Path | None, typer.Option("--tools", help="A Python file whose functions are tools, or JSON of tool schemas.")
-    ] = None,
-    system: Annotated[str | None, typer.Option("--system", help="System turn.")] = None,
-    schema: Annotated[
-        Path | None, typer.Option("--json-schema", metavar="FILE", help="Hold replies to this JSON schema.")
-    ] = None,
-    constrain: Annotated[bool, typer.Option("--constrain", help="Hold calls to the tools' schemas.")] = False,
-    tool_choice: Annotated[
-        ToolChoice, typer.Option("--tool-choice", help="required: the first reply to a turn is a well-formed call.")
-    ] = ToolChoice.auto,
-    yes: Annotated[bool, typer.Option("--yes", help="Run tools without asking.")] = False,
-    tool_seconds: Annotated[float, typer.Option("--tool-seconds", min=0.1, help="Longest run of a tool.")] = 30.0,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest reply, in tokens.")] = 256,
-    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 decodes greedily.")] = 0.0,
-) -> None:
-    """Talk to a model that may call tools; what is piped in is one user turn a line."""
-    from smolalign.chat.session import Wishes, talk
-
-    wishes = Wishes(
-        tools=tools,
-        system=system,
-        schema=schema,
-        constrain=constrain,
-        required=tool_choice is ToolChoice.required,
-        yes=yes,
-        tool_seconds=tool_seconds,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-    )
-    talk(model, wishes)
-
-
-@app.command()
-def serve(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model or adapter folder, a .gguf file or a Hub id.")],
-    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
-    name: Annotated[str | None, typer.Option("--name", help="What clients call the model; by default MODEL.")] = None,
-    api_key: Annotated[
-        str | None, typer.Option("--api-key", envvar="SMOLALIGN_API_KEY", help="Key that clients must show.")
-    ] = None,
-    max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Answers computed at once.")] = 8,
-    max_queue: Annotated[int, typer.Option("--max-queue", min=0, help="Answers that may wait beyond these.")] = 64,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")] = 2048,
-    max_body_mb: Annotated[float, typer.Option("--max-body-mb", min=0.001, help="Largest request, in MB.")] = 4.0,
-) -> None:
-    """Serve a model over an OpenAI-compatible API."""
-    from smolalign.commands import serve_model
-
-    limits = {"max_batch": max_batch, "max_queue": max_queue, "max_tokens": max_tokens}
-    serve_model(model, host, port, name, api_key, max_body=int(max_body_mb * 1e6), **limits)
-
-
-@app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder of a run, such as runs/nano.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="The page; by default report.html in the run's folder.")
-    ] = None,
-) -> None:
-    """Write one HTML page on a run: curves, scores, data, samples, recipes, system."""
-    from smolalign.console import print_line
-    from smolalign.run_page.page import write_page
-
-    file, run = write_page(folder, out)
-    print_line(f"wrote {file}: {run.in_words()}")
-
-
-@recipes_app.command("list")
-def recipes_list() -> None:
-    """Names of the shipped recipes."""
-    from smolalign.console import print_line
-    from smolalign.recipe.shipped import shipped_recipes
-
-    for name in shipped_recipes():
-        print_line(name)
-
-
-@recipes_app.command("show")
-def recipes_show(name: RecipeArgument) -> None:
-    """Print a shipped recipe, with what it extends."""
-    from smolalign.recipe.shipped import show_recipe
-
-    typer.echo(show_recipe(name), nl=False)
-
-
-@recipes_app.command("copy")
-def recipes_copy(name: RecipeArgument, target: Annotated[Path, typer.Argument(help="File to write.")]) -> None:
-    """Copy a shipped recipe, its relative paths made absolute, to change it."""
-    from smolalign.console import print_line
-    from smolalign.recipe.shipped import copy_recipe
-
-    copy_recipe(name, target)
-    print_line(f"wrote {target}")
 
 
 def main() -> None:

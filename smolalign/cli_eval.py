@@ -1,4 +1,4 @@
-"""`smolalign eval` on the command line."""
+"""`smolalign eval` and `smolalign report` on the command line: what came of training."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from smolalign.cli_options import DryRun, Fresh, Out
 
 
 def evaluate(
@@ -69,9 +71,9 @@ def evaluate(
             "model.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; by default runs/NAME.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Run even what is done, from its beginning.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, say what would run, and stop.")] = False,
+    out: Out = None,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Measure models side by side: by a recipe, or on benchmarks."""
     from smolalign.evaluation import Shown
@@ -82,3 +84,17 @@ def evaluate(
     wishes = Wishes(named, benchmarks, data or [], chat)
     shown = Shown(compare or baseline is not None, baseline, against)
     run(what, wishes, shown, out, limit=limit, batch_size=batch_size, fresh=fresh, dry_run=dry_run)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder of a run, such as runs/nano.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The page; by default report.html in the run's folder.")
+    ] = None,
+) -> None:
+    """Write one HTML page on a run: curves, scores, data, samples, recipes, system."""
+    from smolalign.console import print_line
+    from smolalign.run_page.page import write_page
+
+    file, run = write_page(folder, out)
+    print_line(f"wrote {file}: {run.in_words()}")

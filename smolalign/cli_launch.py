@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from smolalign.cli_options import Out, Overrides, RecipeArgument
 from smolalign.errors import UserError
 
 # Options that only one of the two clusters knows, by the cluster's own option.
@@ -17,10 +18,8 @@ _ONLY = {
 
 
 def launch(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped recipe's name.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Changes to the recipe.")
-    ] = None,
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
     slurm: Annotated[bool, typer.Option("--slurm", help="Write a job file for Slurm.")] = False,
     skypilot: Annotated[bool, typer.Option("--skypilot", help="Write a task file for SkyPilot.")] = False,
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs of each machine.")] = 1,
@@ -34,7 +33,7 @@ def launch(
     storage: Annotated[
         str | None, typer.Option("--storage", help="SkyPilot: bucket or volume for the runs, such as s3://name.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; by default runs/NAME.")] = None,
+    out: Out = None,
     out_file: Annotated[
         Path | None, typer.Option("--out-file", help="The file to write; by default NAME.slurm.")
     ] = None,

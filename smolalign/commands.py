@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smolalign.console import (
     Screen,
-    print_call_errors,
     print_data_report,
     print_finding,
-    print_instruction_types,
     print_line,
-    print_marked,
-    print_needles,
-    print_showcase,
-    print_stage_table,
     print_step,
 )
+from smolalign.console_eval import print_evaluation
 from smolalign.errors import UserError, UserErrors
-from smolalign.memory import parse_size
 from smolalign.pipeline import StepResult, default_run_folder, resolve, run_step
 from smolalign.processes import is_launched, is_main
-from smolalign.recipe.held_out import is_held_out_source, is_held_out_split
 from smolalign.recipe.load import Recipe, load_pipeline_steps, load_recipe, recipe_from_options
 from smolalign.recipe.schema import PipelineStep
 from smolalign.recipe.shipped import find_recipe
-from smolalign.store import is_done, note_asked, read_json, write_text
+from smolalign.store import is_done, note_asked, read_json
 
 if TYPE_CHECKING:
     from smolalign.check import Finding
     from smolalign.data.assembly.engine.file import Engine
-    from smolalign.fits import Target
 
 
 def run_chain(
@@ -79,7 +71,7 @@ def show_results(results: Sequence[StepResult], run_folder: Path) -> None:
         print_line(f"everything is cached in {run_folder}")
     for result in results:
         if result.manifest["kind"] == "eval":
-            show_evaluation(result)
+            print_evaluation(result.manifest["metrics"])
     _say_where_to_chat(results)
 
 
@@ -200,33 +192,6 @@ def step_state(name: str, recipe: Recipe, run_folder: Path) -> str:
     return "is cached" if is_done(run_folder / name, fingerprint) else f"would run into {run_folder / name}"
 
 
-def check_recipes(
-    arguments: Sequence[str], out: Path | None, device_memory: str | None = None, device: str | None = None
-) -> None:
-    """`smolalign check`: every problem of every recipe, or a line that says that there is none."""
-    from smolalign.cost import named_device
-    from smolalign.fits import Target
-
-    room = parse_size(device_memory) if device_memory is not None else None
-    target = Target(room, named_device(device) if device is not None else None)
-    report_checks(finding for argument in arguments for finding in _check_recipe(argument, out, target))
-
-
-def _check_recipe(argument: str, out: Path | None, target: Target) -> Iterator[Finding]:
-    from smolalign.check import Finding, check_steps
-
-    try:
-        recipe = load_recipe(find_recipe(argument))
-        if recipe.kind == "pipeline":
-            steps, only = load_pipeline_steps(recipe), None
-        else:
-            only = step_name(recipe)
-            steps = {**neighbours(recipe), only: recipe}
-        yield from check_steps(steps, out or default_run_folder(recipe), only, target)
-    except UserError as error:
-        yield Finding(argument, problem=error)
-
-
 def report_checks(findings: Iterable[Finding]) -> None:
     """Print findings as they come; raise at the end if any of them is an error."""
     from smolalign.data.hub import told_once
@@ -242,73 +207,6 @@ def report_checks(findings: Iterable[Finding]) -> None:
     if errors:
         raise UserErrors(told_once(errors))
     print_line("nothing wrong was found")
-
-
-def init_recipe(source: str, model: str, out: Path | None, options: Mapping[str, str]) -> None:
-    """`smolalign init`: say what a source holds, and write a recipe for it. `options` are the source's config, split
-    and revision, those that were given."""
-    from smolalign.data.formats import FORMATS
-    from smolalign.data.sources import named
-    from smolalign.data.survey import format_of, survey
-    from smolalign.init.choose import choose, require_turns
-    from smolalign.init.measure import look_at_model, measure
-    from smolalign.init.write import cut_lines, finding_lines, length_lines, recipe_text
-
-    for reference, what in ((source, "rows"), (model, "a model")):
-        if reference.startswith("@"):
-            raise UserError(
-                f"{reference} is a step of a run; init needs {what} at hand", mend="name a file or a Hub id"
-            )
-    if is_held_out_source(f"./{source}" if Path(source).is_dir() else source) or is_held_out_split(
-        options.get("split", "")
-    ):
-        what = f"{named(source, options.get('split'))} holds rows to measure on, never to train on"
-        raise UserError(what, mend="name the split or file of rows to train on")
-    format = format_of(source, options)
-    file = out or Path("dpo.yaml" if FORMATS[format].kind == "pair" else "sft.yaml")
-    _require_new(file)
-
-    def show(lines: Iterable[tuple[str, bool]]) -> None:
-        for line, warning in lines:
-            print_finding(found.title, line, warning=warning)
-
-    screen = Screen("init")
-    try:
-        found = survey(source, format, screen, options)
-    finally:
-        screen.close()
-    show(finding_lines(found))
-    require_turns(found)
-    known = look_at_model(model, source)
-    lengths = measure(found, known)
-    show(length_lines(found, lengths, known))
-    choice = choose(found, lengths, known)
-    show([*cut_lines(found, lengths, choice), (choice.memory, choice.tight)])
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write there: {error.strerror}", where=str(file)) from None
-    write_text(file, recipe_text(choice, found, lengths, known, file))
-    print_line(f"wrote {file}; next: smolalign check {file}, then smolalign {choice.fields['kind']} {file}")
-
-
-def _require_new(file: Path) -> None:
-    if file.exists():
-        raise UserError(f"{file} is there already", mend="choose another name with --out")
-    if file.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{file} is no name for a recipe", mend="end it with .yaml")
-
-
-def preview_recipe(argument: str, overrides: Sequence[str], rows: int, out: Path | None) -> None:
-    """`smolalign preview`: rendered rows of a step, each token marked by whether it is trained on."""
-    from smolalign.look import Chain
-    from smolalign.preview import preview
-
-    recipe = load_recipe(find_recipe(argument), overrides)
-    name = step_name(recipe)
-    chain = Chain({**neighbours(recipe), name: recipe}, out or default_run_folder(recipe))
-    for shown in preview(chain, name, rows):
-        print_marked(shown.title, shown.parts, shown.footer)
 
 
 def serve_model(model: str, host: str, port: int, name: str | None, api_key: str | None, **limits: int) -> None:
@@ -344,16 +242,6 @@ def step_name(recipe: Recipe) -> str:
             if isinstance(content, str) and (pipeline.folder / content).resolve() == recipe.file.resolve():
                 return name
     return recipe.kind
-
-
-def show_evaluation(result: StepResult, *, with_table: bool = True) -> None:
-    """What an eval step measured, and its showcase."""
-    if with_table:
-        print_stage_table(result.manifest["metrics"])
-    print_call_errors(result.manifest["metrics"])
-    print_instruction_types(result.manifest["metrics"])
-    print_needles(result.manifest["metrics"])
-    print_showcase(result.manifest["metrics"]["showcase"])
 
 
 def _say_where_to_chat(results: Sequence[StepResult]) -> None:

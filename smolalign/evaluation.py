@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from smolalign.commands import load_step, run_recipe, show_evaluation
-from smolalign.console import print_columns, print_line
+from smolalign.commands import load_step, run_recipe
+from smolalign.console import print_line
+from smolalign.console_eval import print_columns, print_evaluation
 from smolalign.errors import UserError
 from smolalign.eval.compare import compare, read_samples
 from smolalign.eval.published import PUBLISHED, Beside, beside, find_published
@@ -81,7 +82,7 @@ def evaluate(
     if result is None:
         return
     metrics = result.manifest["metrics"]
-    show_evaluation(result, with_table=not shown.compare)
+    print_evaluation(metrics, with_table=not shown.compare)
     if shown.compare:
         show_comparison(metrics, result.folder, shown.baseline or models[0])
     if shown.against is not None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from smolalign import console
+from smolalign import console, console_eval
 from smolalign.model import load_model, load_tokenizer, save_model
 
 Cli = Callable[..., Ran]
@@ -111,7 +111,7 @@ def test_a_table_wider_than_the_screen_goes_on_below(names: set[tuple[str, str]]
     screen = Console(file=io.StringIO(), width=width, highlight=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(console, "out", screen)
-        console.print_stage_table({"table": {"m": dict.fromkeys(columns, 0.5), "other": {}}})
+        console_eval.print_stage_table({"table": {"m": dict.fromkeys(columns, 0.5), "other": {}}})
     lines = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
     found = [cell for line in lines if line.split()[:1] == ["m"] for cell in line.split()[1:]]
     assert found == ["50.0"] * len(columns)

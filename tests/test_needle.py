@@ -15,7 +15,7 @@ import yaml
 from conftest import Ran, write_jsonl
 from rich.console import Console
 
-from smolalign import console
+from smolalign import console, console_eval
 from smolalign.chat.render import render_prompt
 from smolalign.errors import UserError
 from smolalign.eval.generate import Generated
@@ -245,7 +245,7 @@ def test_the_map_is_coloured_on_a_terminal_alone(terminal: bool, monkeypatch: py
         {"length": 2000, "depth": 0.0, "asked": 0, "found": 0},
     ]
     one = {"grid": grid, "lengths": [100, 2000], "depths": [0.0]}
-    console.print_needles({"details": {"m": {"find": one, "other": {}}}})
+    console_eval.print_needles({"details": {"m": {"find": one, "other": {}}}})
     text = shown.getvalue()
     assert ("48;2;190;75;40" in text) is terminal
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text).split()

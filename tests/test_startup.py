@@ -18,6 +18,7 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
 }
+CLI = {"cli", *(path.stem for path in PACKAGE.glob("cli_*.py"))}
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "pyarrow", "accelerate", "numpy", "huggingface_hub"}
 HEAVY |= {"rensa", "jinja2", "prompt_toolkit", "llguidance", "bm25s"}
 # On an idle machine it takes half of that; the limit leaves room for a busy one.
@@ -53,16 +54,14 @@ def layer(module: str) -> int:
     """How high a module stands; it may import those of its own layer and of lower ones."""
     part = module.split(".")[1] if "." in module else ""
     by_part = {
-        "cli": 7,
-        "cli_apps": 7,
-        "cli_eval": 7,
-        "cli_export": 7,
-        "cli_launch": 7,
+        **dict.fromkeys(CLI, 7),
         "evaluation": 6,
         "commands": 6,
         "commands_launch": 6,
+        "commands_look": 6,
         "cluster": 5,
         "console": 5,
+        "console_eval": 5,
         "check": 5,
         "fits": 5,
         "init": 5,
@@ -108,7 +107,7 @@ def test_imports_point_down_only(module: str) -> None:
     ),
 )
 def test_what_works_on_data_and_models_knows_nothing_of_chain_and_screen(module: str) -> None:
-    above = {"smolalign.pipeline", "smolalign.commands", "smolalign.cli", "smolalign.console"}
+    above = {"smolalign.pipeline", "smolalign.commands", "smolalign.cli", "smolalign.console", "smolalign.console_eval"}
     assert not own(module) & above
 
 
@@ -125,8 +124,8 @@ def test_the_lowest_modules_import_the_standard_library_and_each_other_only(modu
 @pytest.mark.parametrize(
     ("library", "only"),
     [
-        ("typer", {"smolalign.cli", *(f"smolalign.cli_{part}" for part in ("apps", "eval", "export", "launch"))}),
-        ("rich", {"smolalign.console"}),
+        ("typer", {f"smolalign.{name}" for name in CLI}),
+        ("rich", {"smolalign.console", "smolalign.console_eval"}),
     ],
 )
 def test_the_modules_of_the_screen_alone_import_its_libraries(library: str, only: set[str]) -> None:
@@ -148,13 +147,13 @@ def loaded_by(code: str) -> set[str]:
 @pytest.mark.parametrize(
     "modules",
     [
-        "smolalign.cli, smolalign.cli_apps, smolalign.cli_eval, smolalign.commands, smolalign.evaluation",
+        "smolalign.cli, smolalign.commands, smolalign.commands_look, smolalign.evaluation",
         "smolalign.recipe.load, smolalign.recipe.shipped",
         "smolalign.check, smolalign.preview, smolalign.look, smolalign.launch",
         "smolalign.pipeline",
         "smolalign.data.load, smolalign.data.gather, smolalign.data.smoltalk",
         "smolalign.eval.judged",
-        "smolalign.cli_export, smolalign.export.run, smolalign.export.source, smolalign.export.card",
+        "smolalign.export.run, smolalign.export.source, smolalign.export.card",
     ],
 )
 def test_what_every_command_needs_loads_nothing_heavy(modules: str) -> None:
@@ -195,7 +194,7 @@ def test_help_answers_at_once() -> None:
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys, smolalign.commands as commands; from smolalign.cli import main\n"
+        "import os, signal, sys, smolalign.commands_look as commands; from smolalign.cli import main\n"
         # A shell that runs the suite in the background has its children ignore Ctrl-C.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "commands.check_recipes = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"

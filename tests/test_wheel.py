@@ -40,9 +40,10 @@ def test_the_wheel_holds_the_recipes_and_the_nano_data(unpacked_wheel: Path) -> 
 
 
 def test_the_wheel_holds_every_file_of_the_package(unpacked_wheel: Path) -> None:
-    """Templates too, which no import would miss."""
-    here = {p.relative_to(ROOT) for p in (ROOT / "smolalign").rglob("*") if p.suffix in (".py", ".jinja")}
-    assert Path("smolalign/data/assembly/page.html.jinja") in here
+    """Templates, styles and scripts of pages too, which no import would miss."""
+    package = (ROOT / "smolalign").rglob("*")
+    here = {p.relative_to(ROOT) for p in package if p.is_file() and "__pycache__" not in p.parts}
+    assert {".py", ".jinja", ".css", ".js"} <= {path.suffix for path in here}
     assert {path for path in here if not (unpacked_wheel / path).is_file()} == set()
 
 
