@@ -156,16 +156,6 @@ def test_adapters_are_merged_into_their_base(tiny_model: Path, tmp_path: Path, c
     assert "Recipe of <code>sft</code>" in (tmp_path / "of-step" / "README.md").read_text(encoding="utf-8")
 
 
-def test_weights_in_torchs_own_format_are_written_as_safetensors(tiny_model: Path, tmp_path: Path, cli: Cli) -> None:
-    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
-    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
-    (model / "model.safetensors").unlink()
-    ran = cli("export", model, "--to", "merged", "--out", tmp_path / "out")
-    assert ran.code == 0, ran.err
-    assert files_of(tmp_path / "out").keys() == MODEL_FILES
-    assert torch.equal(logits(tmp_path / "out"), logits(tiny_model))
-
-
 def test_what_is_no_part_of_the_checkpoint_stays_and_is_named(tiny_model: Path, tmp_path: Path, cli: Cli) -> None:
     model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     for name in ("optimizer.pt", "trainer_state.json", "training_args.bin", ".env", "modeling_own.py"):

@@ -386,7 +386,7 @@ def test_a_real_step_notes_what_the_page_shows(tiny_model: Path, tmp_path: Path,
     assert any("precision" in line for line in manifest["explained"])
     text = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8")).text
     assert re.search(r"sft finished \d+ s \d[\d,]* \d\.\d{3} \d\.\d{3} \(\d\.\d{3}\) cached 20\d\d-", text)
-    for said in ("Memory held GB 0.", "Loss train", "rows.jsonl", f"cpu {manifest['hardware']['cpu']}"):
+    for said in ("Memory held GB ", "Loss train", "rows.jsonl", f"cpu {manifest['hardware']['cpu']}"):
         assert said in text, said
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,7 @@ def test_padding_is_not_the_stop_token(pad: str | None, tiny_model: Path, tmp_pa
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.pad_token = pad
     tokenizer.save_pretrained(tmp_path)
+    shutil.copy(tiny_model / "config.json", tmp_path)
     found = load_tokenizer(str(tmp_path), "chatml")
     assert (found.eos_token, found.pad_token) == ("<|im_end|>", "<|endoftext|>")
 
