@@ -136,8 +136,8 @@ def recipe(tiny_model: Path, tmp_path: Path) -> Path:
     save_model(model, load_tokenizer(str(tiny_model)), tmp_path / "worse")
     write_jsonl(tmp_path / "rows.jsonl", chats(12))
     models = {"first": str(tiny_model), "second": "worse", "third": str(tiny_model)}
-    rows = {"data": [{"source": "rows.jsonl"}], "max_new_tokens": 4}
-    tasks = {"held-out": {"task": "loss", **rows}, "answers": {"task": "exact", **rows}}
+    rows = {"data": [{"source": "rows.jsonl"}]}
+    tasks = {"held-out": {"task": "loss", **rows}, "answers": {"task": "exact", "max_new_tokens": 4, **rows}}
     content = {"kind": "eval", "models": models, "tasks": tasks}
     (tmp_path / "eval.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return tmp_path / "eval.yaml"

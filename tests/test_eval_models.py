@@ -144,7 +144,7 @@ def test_files_are_found_under_the_names_that_their_folders_have(here: Path) -> 
     (here / "bench" / "arc_challenge").rename(here / "bench" / "ARC-Challenge")
     names = ["mmlu_cloze", "mmlu", "arc_challenge", "arc_easy", "ifeval"]
     tasks = step_of("a/b", tasks=names, benchmarks=here / "bench").tasks
-    assert {name: Path(task.files).name for name, task in tasks.items() if task.files} == {
+    assert {name: Path(task.files).name for name, task in tasks.items() if task.task == "benchmark"} == {
         "mmlu_cloze": "mmlu",
         "mmlu": "mmlu",
         "arc_challenge": "ARC-Challenge",
@@ -271,7 +271,7 @@ def test_every_figure_has_its_error_its_items_its_decoding_and_its_template(here
         "answers": {"task": "exact", **rows},
         "style": {"task": "style", **rows},
         "calls": {"task": "tool_calls", **rows},
-        "loss": {"task": "loss", **rows},
+        "loss": {"task": "loss", "data": rows["data"]},
         "pairs": {"task": "preference", "data": [{"source": "pairs.jsonl"}], "reference": "a"},
         "follow": {"task": "ifeval", "data": [{"source": "bench/ifeval/input_data.jsonl"}], "max_new_tokens": 3},
         "piqa": {"task": "benchmark", "benchmark": "piqa", "files": "bench/piqa"},

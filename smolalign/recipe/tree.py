@@ -16,8 +16,11 @@ Path_ = tuple[str | int, ...]
 Places = dict[Path_, str]
 Tree = tuple[dict[str, Any], Places]
 # Keys whose value may be a path, and blocks of which every value may be one.
-PATH_KEYS = {"source", "model", "tools", "files", "possible_answer", "count_tokens_with", "extends"}
-PATH_KEYS |= {"judge_prompts", "reference_answers"}
+PATH_KEYS = {"source", "model", "tools", "files", "count_tokens_with", "extends"} | {
+    "possible_answer",
+    "judge_prompts",
+    "reference_answers",
+}
 _PATH_BLOCKS = {"models", "steps"}
 _FILES = (".yaml", ".yml", ".gguf", ".jsonl", ".json", ".parquet", ".txt", ".csv")
 # Keys for which null is a value of its own, other than what holds without them; so it does not remove them.
