@@ -27,7 +27,7 @@ from lm_eval.models.huggingface import HFLM  # noqa: E402
 from smolalign.eval.harness import Items, read_items  # noqa: E402
 from smolalign.eval.harness_model import HarnessModel  # noqa: E402
 from smolalign.model import load_model, load_tokenizer, save_model  # noqa: E402
-from smolalign.recipe.measure import EvalTask  # noqa: E402
+from smolalign.recipe.measure import BenchmarkTask  # noqa: E402
 
 WORDS = """
 a man|a woman|the boy|a girl|the cook|two players|the dog|an old teacher|the team|a young painter
@@ -53,7 +53,7 @@ def main() -> None:
         save_model(model, tokenizer, checkpoint)
         file = Path(place) / "hellaswag_val.jsonl"
         file.write_text("\n".join(map(json.dumps, made_up(tokenizer, options.items, options.seed))), encoding="utf-8")
-        items = read_items(EvalTask(task="benchmark", benchmark="hellaswag", files=place), options.seed)
+        items = read_items(BenchmarkTask(benchmark="hellaswag", files=place), options.seed)
         ours = HarnessModel(load_model(str(checkpoint)).eval(), load_tokenizer(str(checkpoint)), 64)
         compare(ours, HFLM(pretrained=str(checkpoint), device=str(ours.device)), items, options.blocks)
 

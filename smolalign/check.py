@@ -25,7 +25,16 @@ from smolalign.look import (
 from smolalign.recipe.batch import SIZE, counts
 from smolalign.recipe.data import DataSource, Filters
 from smolalign.recipe.load import Recipe
-from smolalign.recipe.measure import is_replies
+from smolalign.recipe.measure import (
+    TASK_FILES,
+    BenchmarkTask,
+    IfEval,
+    MtBench,
+    OnData,
+    Pairwise,
+    ToolCalls,
+    is_replies,
+)
 from smolalign.recipe.schema import AssemblyStep, EvalStep, PretrainStep, TrainStep, TuneStep
 from smolalign.rows import RowKind
 
@@ -125,7 +134,7 @@ def _check_call_tasks(name: str, recipe: Recipe, chain: Chain) -> Iterator[Findi
         from smolalign.eval.bfcl import read_bfcl
 
         try:
-            if task.is_bfcl():
+            if isinstance(task, ToolCalls) and task.is_bfcl():
                 sources = [resolve_data(data, recipe, chain.run_folder)[0] for data in task.data]
                 answers = resolve_beside(task.possible_answer, recipe)[0] if task.possible_answer else None
                 called = ", ".join(data.source for data in task.data)
@@ -138,7 +147,7 @@ def _check_instruction_tasks(name: str, recipe: Recipe, chain: Chain) -> Iterato
     """That prompts and their instructions can be read, that each has its reply in files of replies, and that what the
     verdicts need is installed."""
     for task in recipe.step.tasks.values() if isinstance(recipe.step, EvalStep) else ():
-        if task.task != "ifeval":
+        if not isinstance(task, IfEval):
             continue
         from smolalign.eval.ifeval.items import read_prompts, read_replies
 
@@ -156,7 +165,7 @@ def _check_instruction_tasks(name: str, recipe: Recipe, chain: Chain) -> Iterato
 def _check_benchmarks(name: str, recipe: Recipe) -> Iterator[Finding]:
     """That benchmarks can be measured, and that their files are in order where they are local."""
     tasks = recipe.step.tasks.values() if isinstance(recipe.step, EvalStep) else ()
-    for task in (task for task in tasks if task.benchmark is not None):
+    for task in (task for task in tasks if isinstance(task, BenchmarkTask)):
         from smolalign.eval.benchmark_files import read_benchmark
         from smolalign.eval.harness import require_harness, shots
 
@@ -164,7 +173,7 @@ def _check_benchmarks(name: str, recipe: Recipe) -> Iterator[Finding]:
             require_harness()
             if task.files is not None:
                 place = resolve_beside(task.files, recipe)[0]
-                found = read_benchmark(task.benchmark or "", place, with_examples=shots(task) > 0)
+                found = read_benchmark(task.benchmark, place, with_examples=shots(task) > 0)
                 items = sum(len(one.measured) for one in found)
                 yield Finding(name, f"{task.files}: {task.benchmark}, {_counted(items)} read")
         except UserError as error:
@@ -174,13 +183,12 @@ def _check_benchmarks(name: str, recipe: Recipe) -> Iterator[Finding]:
 def _check_judges(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
     """That what a judge is to read can be read, and that its key is set; it is not asked."""
     tasks = recipe.step.tasks.values() if isinstance(recipe.step, EvalStep) else ()
-    for task in (task for task in tasks if task.judge is not None):
+    for task in (task for task in tasks if isinstance(task, MtBench | Pairwise)):
         from smolalign.eval.judged import read_judged
 
         try:
             sources = [resolve_data(data, recipe, chain.run_folder)[0] for data in task.data]
-            beside = {field: getattr(task, field) for field in ("judge_prompts", "reference_answers")}
-            found = {field: resolve_beside(path, recipe)[0] for field, path in beside.items() if path}
+            found = {field: resolve_beside(path, recipe)[0] for field, path in task if field in TASK_FILES and path}
             asked = read_judged(task.model_copy(update={"data": sources, **found}), greet=False)
             called = ", ".join(data.source for data in task.data)
             yield Finding(name, f"{called}: {task.task}, {_counted(len(asked))} read")
@@ -319,7 +327,7 @@ def _sources(recipe: Recipe) -> Iterator[tuple[DataSource, RowKind]]:
         from smolalign.eval.kinds import ROWS_OF_TASK
 
         for task in recipe.step.tasks.values():
-            if not task.reads_whole():
+            if isinstance(task, OnData) and not task.reads_whole():
                 yield from ((data, ROWS_OF_TASK[task.task]) for data in task.data)
         return
     kind = KIND_OF_ROWS[recipe.kind]

@@ -22,6 +22,7 @@ from smolalign.outcome import Outcome
 from smolalign.recipe.batch import ACCUMULATED, SIZE, divide
 from smolalign.recipe.data import Benchmark, DataSource
 from smolalign.recipe.load import Recipe, dump_recipe
+from smolalign.recipe.measure import TASK_FILES, EvalTask, OnData
 from smolalign.recipe.schema import EvalStep, Step, TrainStep
 from smolalign.report import Noting, Reporter, Silent
 from smolalign.store import (
@@ -97,11 +98,14 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
     def benchmark(asked: Benchmark) -> Benchmark:
         return asked.model_copy(update={"source": source(as_source(asked)).source})
 
-    def beside(reference: str | None) -> str | None:
-        if reference is None:
-            return None
+    def beside(reference: str) -> str:
         path, inputs[reference] = resolve_beside(reference, recipe)
         return path
+
+    def measurement(task: EvalTask) -> EvalTask:
+        files = {field: beside(path) for field, path in task if field in TASK_FILES and path is not None}
+        rows = {"data": [source(item) for item in task.data]} if isinstance(task, OnData) else {}
+        return task.model_copy(update={**rows, **files})
 
     changes: dict[str, Any] = {}
     for field, value in recipe.step:
@@ -113,18 +117,7 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
             changes[field] = value.model_copy(update={"against": [benchmark(item) for item in value.against]})
     if isinstance(recipe.step, EvalStep):
         changes["models"] = {name: model(reference) for name, reference in recipe.step.models.items()}
-        changes["tasks"] = {
-            name: task.model_copy(
-                update={
-                    "data": [source(item) for item in task.data],
-                    "possible_answer": beside(task.possible_answer),
-                    "files": beside(task.files),
-                    "judge_prompts": beside(task.judge_prompts),
-                    "reference_answers": beside(task.reference_answers),
-                }
-            )
-            for name, task in recipe.step.tasks.items()
-        }
+        changes["tasks"] = {name: measurement(task) for name, task in recipe.step.tasks.items()}
     step = recipe.step.model_copy(update=changes)
     identity: dict[str, Any] = {
         "recipe": recipe.step.model_dump(mode="json", exclude={"run"}),

@@ -322,7 +322,7 @@ def test_wrong_answers_are_counted_by_class_and_shown(
     ("fields", "what"),
     [
         ({"task": "exact", "possible_answer": "a.json"}, "possible_answer is for task: tool_calls, this one is exact"),
-        ({"task": "loss", "data": [{"source": "q.json", "format": "bfcl"}]}, "format: bfcl is for task: tool_calls"),
+        ({"task": "exact", "data": [{"source": "q.json", "format": "bfcl"}]}, "format: bfcl is for task: tool_calls"),
         ({"possible_answer": "a.json"}, "possible_answer is for sources with format: bfcl"),
         ({"data": [{"source": "q.json", "format": "bfcl", "weight": 0.5}]}, "max_rows of the task takes a sample"),
         ({"data": [{"source": "q.json", "format": "bfcl"}, {"source": "own.jsonl"}]}, "stand alone"),

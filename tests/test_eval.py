@@ -19,7 +19,7 @@ from smolalign.eval import tasks
 from smolalign.eval.generate import Generated, generate, log_probs
 from smolalign.eval.tasks import Loaded, reward_accuracy, same_calls
 from smolalign.model import load_model, load_tokenizer
-from smolalign.recipe.measure import EvalTask
+from smolalign.recipe.measure import Exact, Loss, Preference, Style, ToolCalls
 from smolalign.rows import Chat, Message, Pair, ToolCall
 
 Cli = Callable[..., Ran]
@@ -205,7 +205,7 @@ def asking(question: str, answer: Message, tools: Any = ()) -> Chat:
 def test_exact_needs_the_very_answer_and_a_stop(loaded: Loaded, replies: Any) -> None:
     rows = [asking(f"q{i}", Message("assistant", "Yes. ")) for i in range(5)]
     asked = replies((" Yes.", True), ("Yes.", False), ("yes.", True), ("Yes. No", True), ("Yes.\n", True))
-    measured = tasks.exact(loaded, EvalTask(task="exact", data=DATA, max_new_tokens=7), rows)
+    measured = tasks.exact(loaded, Exact(data=DATA, max_new_tokens=7), rows)
     assert measured.metrics == {"exact": 2 / 5, "stops": 4 / 5}
     assert (asked[0]["max_new_tokens"], asked[0]["sample_seed"]) == (7, None)
     assert asked[0]["prompts"][1] == "<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\n"
@@ -217,10 +217,10 @@ def test_exact_needs_the_very_answer_and_a_stop(loaded: Loaded, replies: Any) ->
 def test_style_counts_unwanted_phrases_and_replies_that_are_too_long(loaded: Loaded, replies: Any) -> None:
     rows = [asking("q", Message("assistant", "x"))] * 4
     asked = replies(("fine", True), ("one two three", True), ("ugh", True), ("ugh two three four", True))
-    measured = tasks.style(loaded, EvalTask(task="style", data=DATA, max_words=2, unwanted=["ugh", "bah"]), rows)
+    measured = tasks.style(loaded, Style(data=DATA, max_words=2, unwanted=["ugh", "bah"]), rows)
     assert measured.metrics == {"bad": 3 / 4}
     assert asked[0]["sample_seed"] == loaded.seed
-    free = tasks.style(loaded, EvalTask(task="style", data=DATA), rows)
+    free = tasks.style(loaded, Style(data=DATA), rows)
     assert free.metrics == {"bad": 0}
 
 
@@ -239,7 +239,7 @@ def test_tool_calls_are_right_well_formed_or_refused(loaded: Loaded, replies: An
         (right, True),
         ("Sorry.", True),
     )
-    measured = tasks.tool_calls(loaded, EvalTask(task="tool_calls", data=DATA), rows)
+    measured = tasks.tool_calls(loaded, ToolCalls(data=DATA), rows)
     # Text around the calls, and a refusal in words, are wrong against the row and right by syntax.
     shares = {"exact": 2 / 5, "ast": 3 / 5, "well_formed": 4 / 8, "refusals": 1 / 3, "irrelevance": 2 / 3}
     assert measured.metrics == shares
@@ -259,13 +259,13 @@ def test_tool_calls_are_right_well_formed_or_refused(loaded: Loaded, replies: An
 def test_without_rows_to_refuse_there_is_no_figure_for_refusals(loaded: Loaded, replies: Any) -> None:
     replies(("hm", True))
     rows = [asking("q", Message("assistant", "", (call("f"),)), TOOLS)]
-    measured = tasks.tool_calls(loaded, EvalTask(task="tool_calls", data=DATA), rows)
+    measured = tasks.tool_calls(loaded, ToolCalls(data=DATA), rows)
     assert measured.metrics == {"exact": 0, "ast": 0, "well_formed": 0}
 
 
 def test_loss_is_the_mean_over_assistant_tokens_of_all_rows(loaded: Loaded) -> None:
     rows = [asking("a", Message("assistant", "b" * length)) for length in (1, 4, 9, 2)]
-    measured = tasks.loss(loaded, EvalTask(task="loss", data=DATA), rows)
+    measured = tasks.loss(loaded, Loss(data=DATA), rows)
     scores = []
     for row in rows:
         ids = loaded.tokenizer(
@@ -281,7 +281,7 @@ def test_loss_is_the_mean_over_assistant_tokens_of_all_rows(loaded: Loaded) -> N
 
 def test_preference_scores_each_answer_with_its_stop_after_the_prompt(loaded: Loaded) -> None:
     row = Pair((Message("user", "q"),), Message("assistant", "Good."), Message("assistant", "Bad, bad."))
-    (sample,) = tasks.preference(loaded, EvalTask(task="preference", data=DATA), [row]).samples
+    (sample,) = tasks.preference(loaded, Preference(data=DATA), [row]).samples
     opening = loaded.tokenizer("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
     for side, text in (("chosen", "Good."), ("rejected", "Bad, bad.")):
         answer = loaded.tokenizer(f"{text}<|im_end|>")["input_ids"]

@@ -26,7 +26,7 @@ from smolalign.eval.harness import Items, measure, read_items
 from smolalign.eval.tasks import Loaded
 from smolalign.eval.uncertainty import standard_error
 from smolalign.model import load_model, load_tokenizer
-from smolalign.recipe.measure import EvalTask
+from smolalign.recipe.measure import BenchmarkTask
 
 Cli = Callable[..., Ran]
 
@@ -61,11 +61,11 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
-def task(files: Path, name: str, **fields: Any) -> EvalTask:
-    return EvalTask(task="benchmark", benchmark=name, files=str(files / name), **fields)  # type: ignore[arg-type]
+def task(files: Path, name: str, **fields: Any) -> BenchmarkTask:
+    return BenchmarkTask(benchmark=name, files=str(files / name), **fields)  # type: ignore[arg-type]
 
 
-def by_harness(loaded: Loaded, asked: EvalTask, items: Items) -> dict[str, Any]:
+def by_harness(loaded: Loaded, asked: BenchmarkTask, items: Items) -> dict[str, Any]:
     """What harness's own `hf` model gets of the same items."""
     for one in items.tasks.values():
         one.set_fewshot_seed(1234)
@@ -151,7 +151,7 @@ def test_prompts_of_local_files_are_those_of_the_hub(files: Path, name: str, mon
         splits = found.get(f"mmlu_{name}", first)
         return DatasetDict({split: Dataset.from_list(rows) for split, rows in splits.items()})
 
-    def prompts(asked: EvalTask) -> dict[str, list[Any]]:
+    def prompts(asked: BenchmarkTask) -> dict[str, list[Any]]:
         items = read_items(asked, seed=0)
         for one in items.tasks.values():
             one.build_all_requests()
@@ -311,8 +311,11 @@ def test_a_base_model_without_a_template_is_measured_without_one(
     ("fields", "told"),
     [
         ({"task": "benchmark", "benchmark": "glue"}, "hellaswag"),
-        ({"task": "benchmark"}, "takes benchmark"),
-        ({"task": "benchmark", "benchmark": "piqa", "data": [{"source": "x.jsonl"}]}, "in place of data"),
+        ({"task": "benchmark"}, "eval.yaml:5: tasks.x.benchmark is missing → add benchmark:"),
+        (
+            {"task": "benchmark", "benchmark": "piqa", "data": [{"source": "x.jsonl"}]},
+            "unknown key tasks.x.data → known keys: task, max_rows, benchmark, files, num_fewshot",
+        ),
         ({"task": "exact", "data": [{"source": "x.jsonl"}], "chat": True}, "chat is for task: benchmark"),
         ({"task": "exact"}, "data is missing"),
         ({"task": "benchmark", "benchmark": "piqa", "files": "nowhere"}, "nowhere"),

@@ -18,7 +18,7 @@ pytest.importorskip("lm_eval")
 from benchmark_sets import write_files
 
 from smolalign.cli_eval import evaluate
-from smolalign.recipe.measure import BenchmarkName, EvalTask
+from smolalign.recipe.measure import BenchmarkName, BenchmarkTask, IfEval, Loss
 from smolalign.recipe.of_models import DEFAULT_TASKS, Wishes, is_recipe, recipe_of_models
 from smolalign.recipe.schema import EvalStep
 
@@ -128,10 +128,10 @@ def test_tasks_are_those_of_a_recipe_by_name(here: Path) -> None:
     tasks = step_of("a/b", tasks=["ifeval", "gsm8k", "mmlu_cloze", "loss"], data=["rows.jsonl"], chat=True).tasks
     rows = [{"source": str(here / "rows.jsonl")}]
     assert tasks == {
-        "ifeval": EvalTask(task="ifeval", data=[{"source": "google/IFEval"}]),
-        "gsm8k": EvalTask(task="benchmark", benchmark="gsm8k", chat=True),
-        "mmlu_cloze": EvalTask(task="benchmark", benchmark="mmlu_cloze", chat=True),
-        "loss": EvalTask(task="loss", data=rows),
+        "ifeval": IfEval(data=[{"source": "google/IFEval"}]),
+        "gsm8k": BenchmarkTask(benchmark="gsm8k", chat=True),
+        "mmlu_cloze": BenchmarkTask(benchmark="mmlu_cloze", chat=True),
+        "loss": Loss(data=rows),
     }
     assert tuple(step_of("a/b").tasks) == DEFAULT_TASKS
     write_jsonl(here / "pairs.jsonl", [])
@@ -144,7 +144,7 @@ def test_files_are_found_under_the_names_that_their_folders_have(here: Path) -> 
     (here / "bench" / "arc_challenge").rename(here / "bench" / "ARC-Challenge")
     names = ["mmlu_cloze", "mmlu", "arc_challenge", "arc_easy", "ifeval"]
     tasks = step_of("a/b", tasks=names, benchmarks=here / "bench").tasks
-    assert {name: Path(task.files).name for name, task in tasks.items() if task.files} == {
+    assert {name: Path(task.files).name for name, task in tasks.items() if task.task == "benchmark"} == {
         "mmlu_cloze": "mmlu",
         "mmlu": "mmlu",
         "arc_challenge": "ARC-Challenge",
@@ -271,7 +271,7 @@ def test_every_figure_has_its_error_its_items_its_decoding_and_its_template(here
         "answers": {"task": "exact", **rows},
         "style": {"task": "style", **rows},
         "calls": {"task": "tool_calls", **rows},
-        "loss": {"task": "loss", **rows},
+        "loss": {"task": "loss", "data": rows["data"]},
         "pairs": {"task": "preference", "data": [{"source": "pairs.jsonl"}], "reference": "a"},
         "follow": {"task": "ifeval", "data": [{"source": "bench/ifeval/input_data.jsonl"}], "max_new_tokens": 3},
         "piqa": {"task": "benchmark", "benchmark": "piqa", "files": "bench/piqa"},

@@ -21,7 +21,7 @@ from smolalign.eval.ifeval.figures import accuracies
 from smolalign.eval.ifeval.items import Prompt, read_prompts, read_replies
 from smolalign.eval.ifeval.verdict import Verdict
 from smolalign.recipe.data import DataSource
-from smolalign.recipe.measure import EvalTask
+from smolalign.recipe.measure import Exact, IfEval
 
 Cli = Callable[..., Ran]
 
@@ -233,9 +233,9 @@ def test_max_rows_takes_a_seeded_sample_of_the_prompts(cli: Cli, tmp_path: Path)
 
 def test_replies_are_as_long_as_in_the_published_evaluation_unless_a_recipe_says_otherwise() -> None:
     data = [{"source": "a.jsonl"}]
-    assert EvalTask(task="ifeval", data=data).max_new_tokens == 1280
-    assert EvalTask(task="ifeval", data=data, max_new_tokens=64).max_new_tokens == 64
-    assert EvalTask(task="exact", data=data).max_new_tokens == 128
+    assert IfEval(data=data).max_new_tokens == 1280
+    assert IfEval(data=data, max_new_tokens=64).max_new_tokens == 64
+    assert Exact(data=data).max_new_tokens == 128
 
 
 @pytest.mark.parametrize(

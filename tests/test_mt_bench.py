@@ -12,13 +12,12 @@ import pytest
 import yaml
 from conftest import Ran, write_jsonl
 from judge_stand_in import judging
-from pydantic import ValidationError
 
-from smolalign.errors import UserError
+from smolalign.errors import UserError, UserErrors
 from smolalign.eval.judge_prompts import FIELDS
 from smolalign.eval.mt_bench_questions import Question, read_questions
 from smolalign.recipe.data import DataSource
-from smolalign.recipe.measure import EvalTask
+from smolalign.recipe.load import recipe_from_tree
 
 Cli = Callable[..., Ran]
 
@@ -97,15 +96,16 @@ JUDGE = {"url": "http://127.0.0.1:1/v1", "model": "m"}
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"judge": None}, "judge is missing"),
-        ({"reference": "a"}, "reference is for task: pairwise and preference"),
-        ({"task": "exact", "judge": None, "judge_prompts": "x"}, "judge_prompts is for task: mt_bench and pairwise"),
+        ({"judge": None}, "tasks.x.judge is None, not a block of keys → known keys: url, model, api_key_env"),
+        ({"reference": "a"}, "tasks.x: reference is for task: preference and pairwise, this one is mt_bench"),
+        ({"task": "exact", "judge_prompts": "x"}, "judge_prompts is for task: mt_bench and pairwise"),
         ({"judge": {**JUDGE, "api_key": "sk"}}, "api_key"),
     ],
 )
 def test_a_task_that_cannot_be_judged_is_refused(change: dict[str, Any], problem: str) -> None:
-    with pytest.raises(ValidationError, match=problem):
-        EvalTask.model_validate({"task": "mt_bench", "data": [{"source": "q.jsonl"}], "judge": JUDGE, **change})
+    task = {"task": "mt_bench", "data": [{"source": "q.jsonl"}], "judge": JUDGE, **change}
+    with pytest.raises(UserErrors, match=problem):
+        recipe_from_tree({"kind": "eval", "models": {"m": "m"}, "tasks": {"x": task}})
 
 
 def test_a_key_in_a_recipe_is_refused_and_not_repeated(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from smolalign.eval.haystack import hide, made_up_words, words_of
 from smolalign.eval.needle import holds, lengths_of, make_items
 from smolalign.eval.tasks import Loaded
 from smolalign.model import load_model, load_tokenizer
-from smolalign.recipe.measure import EvalTask
+from smolalign.recipe.measure import Needle
 from smolalign.rows import Document
 
 Cli = Callable[..., Ran]
@@ -46,7 +46,7 @@ def recipe(folder: Path, model: Path, **task: Any) -> Path:
 @pytest.mark.parametrize("own", [False, True])
 def test_a_prompt_is_as_long_as_it_says_and_its_needle_as_deep(loaded: Loaded, own: bool) -> None:
     documents = [Document(f"Paper {i} is here. It says: {'many small words, ' * (i % 7)}and ends.") for i in range(90)]
-    task = EvalTask(task="needle", lengths=[300, 1500], depths=[0, 0.3, 1], needles=2)
+    task = Needle(lengths=[300, 1500], depths=[0, 0.3, 1], needles=2)
     items = make_items(loaded, task, documents if own else [])
     assert [(one.length, one.depth) for one in items] == [
         (length, depth) for length in (300, 1500) for depth in (0, 0.3, 1) for _ in range(2)
@@ -72,7 +72,7 @@ def test_a_prompt_is_as_long_as_it_says_and_its_needle_as_deep(loaded: Loaded, o
 
 
 def test_the_same_seed_gives_the_same_items_and_max_rows_a_sample_of_them(loaded: Loaded) -> None:
-    task = EvalTask(task="needle", lengths=[300, 400], needles=3)
+    task = Needle(lengths=[300, 400], needles=3)
     items = make_items(loaded, task, [])
     assert len(items) == 2 * 5 * 3
     assert make_items(loaded, task, []) == items
@@ -129,15 +129,15 @@ def test_a_reply_is_right_when_the_value_stands_in_it(reply: str, found: bool) -
 
 
 def test_lengths_are_what_is_asked_for_or_a_series_up_to_what_the_model_reads() -> None:
-    assert lengths_of(EvalTask(task="needle"), 8160, 60) == [510, 1020, 2040, 4080, 8160]
-    assert lengths_of(EvalTask(task="needle"), 224, 60) == [224]
-    assert lengths_of(EvalTask(task="needle"), 2016, 300) == [504, 1008, 2016]
-    assert lengths_of(EvalTask(task="needle", lengths=[900, 100, 900]), 8160, 60) == [100, 900]
+    assert lengths_of(Needle(), 8160, 60) == [510, 1020, 2040, 4080, 8160]
+    assert lengths_of(Needle(), 224, 60) == [224]
+    assert lengths_of(Needle(), 2016, 300) == [504, 1008, 2016]
+    assert lengths_of(Needle(lengths=[900, 100, 900]), 8160, 60) == [100, 900]
     for lengths, words in ([9000], "more than the model reads: 8160 and a reply of 32"), ([50], "needle alone have 60"):
         with pytest.raises(UserError, match=words):
-            lengths_of(EvalTask(task="needle", lengths=lengths), 8160, 60)
+            lengths_of(Needle(lengths=lengths), 8160, 60)
     with pytest.raises(UserError, match="the question alone has 60 tokens"):
-        lengths_of(EvalTask(task="needle"), 59, 60)
+        lengths_of(Needle(), 59, 60)
 
 
 def test_the_step_gives_a_grid_its_errors_and_a_map(

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from judge_stand_in import Fault, judging
 from pydantic import ValidationError
 
-from smolalign.errors import UserError
+from smolalign.errors import UserError, UserErrors
 from smolalign.eval.length_control import control_length
 from smolalign.eval.openings import read_openings
 from smolalign.recipe.data import DataSource
+from smolalign.recipe.load import recipe_from_tree
 from smolalign.recipe.schema import EvalStep
 from smolalign.rows import Message
 from smolalign.store import JUDGEMENTS
@@ -157,8 +158,12 @@ JUDGE = {"url": "http://127.0.0.1:1/v1", "model": "m"}
 @pytest.mark.parametrize(
     ("models", "task", "problem"),
     [
-        (["a", "b"], {"reference": "a", "judge": None}, "judge is missing"),
-        (["a", "b"], {"reference": None}, "reference is missing"),
+        (
+            ["a", "b"],
+            {"reference": "a", "judge": "gpt"},
+            "tasks.duel.judge is 'gpt', not a block of keys → known keys: url, model",
+        ),
+        (["a", "b"], {}, "tasks.duel.reference is missing"),
         (["a", "b"], {"reference": "c"}, "is none of the models"),
         (["a"], {"reference": "a"}, "compares other models with 'a'"),
         (["a", "b"], {"reference": "a", "reference_answers": "x"}, "reference_answers is for task: mt_bench"),
@@ -168,8 +173,8 @@ JUDGE = {"url": "http://127.0.0.1:1/v1", "model": "m"}
 )
 def test_recipes_that_cannot_be_measured_are_refused(models: list[str], task: dict[str, Any], problem: str) -> None:
     block = {"task": "pairwise", "data": [{"source": "p.jsonl"}], "judge": JUDGE, **task}
-    with pytest.raises(ValidationError, match=problem):
-        EvalStep.model_validate({"kind": "eval", "models": dict.fromkeys(models, "m"), "tasks": {"duel": block}})
+    with pytest.raises(UserErrors, match=problem):
+        recipe_from_tree({"kind": "eval", "models": dict.fromkeys(models, "m"), "tasks": {"duel": block}})
 
 
 def step(**references: str) -> EvalStep:

@@ -22,7 +22,7 @@ from smolalign.eval import perplexity
 from smolalign.eval.perplexity import measure_perplexity, window_of, windows
 from smolalign.eval.tasks import Loaded
 from smolalign.model import load_model, load_tokenizer, save_model
-from smolalign.recipe.measure import EvalTask
+from smolalign.recipe.measure import Perplexity
 from smolalign.rows import Document
 
 Cli = Callable[..., Ran]
@@ -35,8 +35,8 @@ def loaded(sharp_model: Path) -> Loaded:
     return Loaded(load_model(str(sharp_model)).eval(), load_tokenizer(str(sharp_model)), 4, 0)
 
 
-def task(**fields: Any) -> EvalTask:
-    return EvalTask.model_validate({"task": "perplexity", "data": [{"source": "unused.jsonl"}], **fields})
+def task(**fields: Any) -> Perplexity:
+    return Perplexity.model_validate({"data": [{"source": "unused.jsonl"}], **fields})
 
 
 def documents(*sizes: int) -> list[Document]:
@@ -189,7 +189,7 @@ def test_a_base_model_is_measured_without_a_template(cli: Cli, sharp_model: Path
         ({"stride": 300}, "stride: 300 tokens are more than the window of 256 has"),
         ({"stride": 0}, "stride"),
         ({"lengths": [9]}, "lengths is for task: needle, this one is perplexity"),
-        ({"data": []}, "data is missing"),
+        ({"data": []}, "data: list should have at least 1 item"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_line(

@@ -14,9 +14,10 @@ import yaml
 from smolalign.errors import UserError
 from smolalign.recipe.load import Recipe
 from smolalign.recipe.schema import EvalStep, TrainStep
+from smolalign.recipe.tree import PATH_KEYS
 
 # Keys of a recipe whose value may be a path.
-_PATHS = {"source", "model", "tools", "files", "possible_answer", "count_tokens_with"}
+_PATHS = PATH_KEYS - {"extends"}
 
 
 @dataclass(frozen=True, slots=True)

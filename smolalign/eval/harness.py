@@ -19,7 +19,7 @@ from typing import Any
 from smolalign.errors import UserError
 from smolalign.eval.benchmark_files import BENCHMARKS, Benchmark, Local, read_benchmark
 from smolalign.hub import failure
-from smolalign.recipe.measure import EvalTask
+from smolalign.recipe.measure import BenchmarkTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Scores:
     samples: list[dict[str, Any]]
 
 
-def read_items(task: EvalTask, seed: int) -> Items:
+def read_items(task: BenchmarkTask, seed: int) -> Items:
     """The items of a task, or a sample of `max_rows` of them by the seed, of all its subjects together.
 
     Raises:
@@ -85,16 +85,16 @@ def require_harness() -> None:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
-def _tasks(task: EvalTask) -> dict[str, Any]:
+def _tasks(task: BenchmarkTask) -> dict[str, Any]:
     """Harness's tasks over local rows, or over the Hub's."""
     from lm_eval import tasks as harness_tasks
 
-    benchmark = BENCHMARKS[task.benchmark or ""]
+    benchmark = BENCHMARKS[task.benchmark]
     folder = Path(harness_tasks.__file__).parent / benchmark.folder
     # Only that folder is looked through: harness has ten thousand tasks, which take seconds to read.
     manager = harness_tasks.TaskManager(include_defaults=False, include_path=[str(folder)])
     if task.files is not None:
-        found = read_benchmark(task.benchmark or "", task.files, with_examples=shots(task) > 0)
+        found = read_benchmark(task.benchmark, task.files, with_examples=shots(task) > 0)
         if unknown := [local.task for local in found if local.task not in manager.all_subtasks]:
             what = f"harness has no task {unknown[0]}"
             raise UserError(what, where=task.files, mend="name the folder of its files alone")
@@ -128,9 +128,9 @@ def _over_local_rows(local: Local, benchmark: Benchmark) -> dict[str, Any]:
     return settings
 
 
-def shots(task: EvalTask) -> int:
+def shots(task: BenchmarkTask) -> int:
     """How many examples stand in front of each item."""
-    return BENCHMARKS[task.benchmark or ""].shots if task.num_fewshot is None else task.num_fewshot
+    return BENCHMARKS[task.benchmark].shots if task.num_fewshot is None else task.num_fewshot
 
 
 def _set_examples(tasks: Mapping[str, Any], number: int) -> None:
@@ -143,7 +143,7 @@ def _set_examples(tasks: Mapping[str, Any], number: int) -> None:
         task.set_fewshot_seed(DEFAULT_OTHER_SEED)
 
 
-def measure(loaded: Any, task: EvalTask, items: Items) -> Scores:
+def measure(loaded: Any, task: BenchmarkTask, items: Items) -> Scores:
     """Measure a model on a benchmark.
 
     Args:

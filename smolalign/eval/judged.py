@@ -10,10 +10,10 @@ from smolalign.eval.judge_prompts import PAIR_PROMPTS, RATING_PROMPTS, JudgeProm
 from smolalign.eval.mt_bench_questions import Question, read_questions
 from smolalign.eval.openings import Opening, read_openings
 from smolalign.recipe.judge import Judge
-from smolalign.recipe.measure import EvalTask
+from smolalign.recipe.measure import MtBench, Pairwise
 
 
-def read_judged(task: EvalTask, *, greet: bool) -> list[Question] | list[Opening]:
+def read_judged(task: MtBench | Pairwise, *, greet: bool) -> list[Question] | list[Opening]:
     """What a task with a judge asks, once all else that it needs has been found in order.
 
     Args:
@@ -23,10 +23,9 @@ def read_judged(task: EvalTask, *, greet: bool) -> list[Question] | list[Opening
     Raises:
         UserError: a file is broken, the key is not set, or nothing answers.
     """
-    assert task.judge is not None
     api_key(task.judge)
-    judge_prompts(task.judge_prompts, RATING_PROMPTS if task.task == "mt_bench" else PAIR_PROMPTS)
-    if task.task == "mt_bench":
+    judge_prompts(task.judge_prompts, RATING_PROMPTS if isinstance(task, MtBench) else PAIR_PROMPTS)
+    if isinstance(task, MtBench):
         found: list[Question] | list[Opening] = read_questions(task.data, task.reference_answers)
     else:
         found = read_openings(task.data)

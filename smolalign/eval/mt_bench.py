@@ -13,7 +13,7 @@ from smolalign.eval.judge_prompts import RATING_PROMPTS, JudgePrompts, judge_pro
 from smolalign.eval.judged import judge_details
 from smolalign.eval.mt_bench_questions import TURNS, Question
 from smolalign.eval.replies import reply_to
-from smolalign.recipe.measure import EvalTask
+from smolalign.recipe.measure import MtBench
 from smolalign.rows import Message, message_to_openai
 
 # The original's temperatures; other categories are answered greedily.
@@ -21,7 +21,7 @@ TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
 
 
 def measure_mt_bench(
-    loaded: Any, task: EvalTask, questions: Sequence[Question]
+    loaded: Any, task: MtBench, questions: Sequence[Question]
 ) -> tuple[dict[str, float], list[dict[str, Any]], dict[str, Any]]:
     """Mean grades, 1 to 10, of all replies, of each turn's and of each category's; a record a question; details.
 
@@ -33,7 +33,6 @@ def measure_mt_bench(
     Replies without a grade are left out of the means, as in the original, and counted: `unrated` is their share.
     A record has under the name of each metric its own values, from which standard errors come.
     """
-    assert task.judge is not None
     replies = _dialogues(loaded, task, questions)
     prompts = judge_prompts(task.judge_prompts, RATING_PROMPTS)
     asked = [
@@ -61,7 +60,7 @@ def measure_mt_bench(
     return metrics, samples, details
 
 
-def _dialogues(loaded: Any, task: EvalTask, questions: Sequence[Question]) -> list[list[Generated]]:
+def _dialogues(loaded: Any, task: MtBench, questions: Sequence[Question]) -> list[list[Generated]]:
     """The model's replies to each question's turns, the second in view of the first."""
     replies: list[list[Generated]] = [[] for _ in questions]
     for turn in range(len(TURNS)):

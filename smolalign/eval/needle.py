@@ -21,7 +21,7 @@ from smolalign.errors import UserError
 from smolalign.eval.harness import template_hash
 from smolalign.eval.haystack import hide, made_up_words, words_of
 from smolalign.eval.replies import reply_to
-from smolalign.recipe.measure import EvalTask
+from smolalign.recipe.measure import Needle
 from smolalign.rows import Document, Message, message_to_openai
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -67,7 +67,7 @@ class Item:
 
 
 def measure_needle(
-    loaded: Any, task: EvalTask, documents: Sequence[Document]
+    loaded: Any, task: Needle, documents: Sequence[Document]
 ) -> tuple[dict[str, float], list[dict[str, Any]], dict[str, Any]]:
     """Share of needles found, in all, by length and by depth; samples; and details, with the grid of both.
 
@@ -103,7 +103,7 @@ def measure_needle(
     return metrics, samples, details
 
 
-def make_items(loaded: Any, task: EvalTask, documents: Sequence[Document]) -> list[Item]:
+def make_items(loaded: Any, task: Needle, documents: Sequence[Document]) -> list[Item]:
     """All items, lengths ascending; a sample of `max_rows` of them by the seed where there are more.
 
     They depend on the seed, the tokenizer and the documents alone, so models of one tokenizer get the same.
@@ -115,7 +115,7 @@ def make_items(loaded: Any, task: EvalTask, documents: Sequence[Document]) -> li
     return [_item(loaded, documents, *one) for one in asked]
 
 
-def lengths_of(task: EvalTask, room: int, least: int) -> list[int]:
+def lengths_of(task: Needle, room: int, least: int) -> list[int]:
     """The lengths that are asked for, or all that the model reads, half of it, and so on.
 
     Args:
@@ -147,14 +147,14 @@ def holds(reply: str, value: str) -> bool:
     return re.search(rf"(?<!\d){value}(?!\d)", plain) is not None
 
 
-def _lengths(loaded: Any, task: EvalTask) -> list[int]:
+def _lengths(loaded: Any, task: Needle) -> list[int]:
     reads = positions(loaded.model)
     # As far as the default series goes; what is asked for may be longer where nothing is known of the model.
     reads = UNBOUNDED if reads == 2**31 and task.lengths is None else reads
     return lengths_of(task, reads - task.max_new_tokens, _least(loaded.tokenizer))
 
 
-def _depths(task: EvalTask) -> list[float]:
+def _depths(task: Needle) -> list[float]:
     return sorted(set(task.depths or DEPTHS))
 
 

@@ -14,13 +14,13 @@ from smolalign.eval.judged import judge_details
 from smolalign.eval.length_control import PRIOR_PRECISION, RESAMPLES, control_length
 from smolalign.eval.openings import Opening
 from smolalign.eval.replies import reply_to
-from smolalign.recipe.measure import EvalTask
+from smolalign.recipe.measure import Pairwise
 from smolalign.rows import message_to_openai
 
 Result = tuple[dict[str, float], list[dict[str, Any]], dict[str, Any]]
 
 
-def measure_pairwise(loaded: Any, task: EvalTask, openings: Sequence[Opening]) -> Result:
+def measure_pairwise(loaded: Any, task: Pairwise, openings: Sequence[Opening]) -> Result:
     """Win rate over the reference, raw and length-controlled; a record a prompt; details. Of the reference, replies.
 
     Each pair is judged in both orders, and its preference, 0 to 1, is the mean of both verdicts: what a judge gives to
@@ -53,13 +53,12 @@ def measure_pairwise(loaded: Any, task: EvalTask, openings: Sequence[Opening]) -
 
 def _compared(
     loaded: Any,
-    task: EvalTask,
+    task: Pairwise,
     openings: Sequence[Opening],
     samples: Sequence[dict[str, Any]],
     references: Sequence[str],
     details: dict[str, Any],
 ) -> Result:
-    assert task.judge is not None
     prompts = judge_prompts(task.judge_prompts, PAIR_PROMPTS)
     asked = [
         prompts.by_name["pair-v2"].turns(question=opening.question(), answer_a=first, answer_b=second)

@@ -18,7 +18,7 @@ from smolalign.errors import UserError
 from smolalign.eval.continuations import Continuation, score
 from smolalign.eval.generate import LOGITS_AT_ONCE
 from smolalign.eval.uncertainty import clusters, error_of_ratio
-from smolalign.recipe.measure import EvalTask
+from smolalign.recipe.measure import Perplexity
 from smolalign.rows import Document
 
 # The window of a model whose configuration does not say what it reads.
@@ -28,7 +28,7 @@ SHOWN = 200
 
 
 def measure_perplexity(
-    loaded: Any, task: EvalTask, documents: Sequence[Document]
+    loaded: Any, task: Perplexity, documents: Sequence[Document]
 ) -> tuple[dict[str, float], list[dict[str, Any]], dict[str, Any]]:
     """Bits per byte (of UTF-8), perplexity of bytes and of tokens, over all documents; samples; and details.
 
@@ -63,7 +63,7 @@ def measure_perplexity(
     return metrics, samples, details
 
 
-def window_of(model: Any, task: EvalTask) -> tuple[int, int]:
+def window_of(model: Any, task: Perplexity) -> tuple[int, int]:
     """Tokens of a window, and how many of them it predicts: of the task, or by default all that the model reads and the
     half of it, less where the logits of so many would not fit.
 

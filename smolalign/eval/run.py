@@ -32,7 +32,17 @@ from smolalign.eval.tasks import TASKS, Loaded, Measured
 from smolalign.eval.uncertainty import clusters, error_of_ratio
 from smolalign.model import load_config, load_model, load_tokenizer, tokens_added
 from smolalign.outcome import Outcome
-from smolalign.recipe.measure import EvalTask, ShowcasePrompt, is_replies
+from smolalign.recipe.measure import (
+    AnyOnData,
+    AnyTask,
+    BenchmarkTask,
+    EvalTask,
+    MtBench,
+    Pairwise,
+    ShowcasePrompt,
+    ToolCalls,
+    is_replies,
+)
 from smolalign.recipe.schema import EvalStep
 from smolalign.report import Progress, Reporter
 from smolalign.rows import Message, Row
@@ -43,8 +53,6 @@ from smolalign.vocabulary import fit_vocabulary
 Asked = Sequence[Row | CallItem | Prompt | Question | Opening] | Items
 # The measurements of given answers, which need a template that marks where an answer stands.
 SCORED = ("preference", "loss")
-# Those that ask nothing through a template, unless they say so.
-UNASKED = ("benchmark", "perplexity")
 
 
 def run(step: EvalStep, folder: Path, report: Reporter) -> Outcome:
@@ -190,13 +198,18 @@ def _tokenizer(step: EvalStep, name: str) -> Any:
         UserError: it lacks the chat template that a task needs.
     """
     tokenizer = load_tokenizer(step.models[name], step.template)
-    asks = bool(step.showcase) or any(task.task not in UNASKED or task.chat for task in step.tasks.values())
+    asks = bool(step.showcase) or any(map(_asks, step.tasks.values()))
     if (asks and not tokenizer.chat_template) or any(task.task in SCORED for task in step.tasks.values()):
         try:
             require_trainable_template(tokenizer)
         except UserError as error:
             raise error.at(f"models.{name}") from None
     return tokenizer
+
+
+def _asks(task: AnyTask) -> bool:
+    """Whether a task asks through the chat template."""
+    return task.chat if isinstance(task, BenchmarkTask) else task.task != "perplexity"
 
 
 def _load(step: EvalStep, name: str, given: Mapping[str, Loaded], report: Reporter) -> Loaded:
@@ -216,7 +229,7 @@ def _rows(step: EvalStep, folder: Path) -> tuple[dict[str, Asked], list[dict[str
     report: list[dict[str, Any]] = []
     for number, (title, task) in enumerate(step.tasks.items()):
         found: Sequence[Row | CallItem | Prompt | Question | Opening]
-        if task.task == "benchmark":
+        if isinstance(task, BenchmarkTask):
             rows[title] = read_items(task, step.seed)
             report.append({"task": title, "source": task.files or "the Hub", "rows_out": len(rows[title])})
             continue
@@ -236,14 +249,14 @@ def _rows(step: EvalStep, folder: Path) -> tuple[dict[str, Asked], list[dict[str
     return rows, report
 
 
-def _read_whole(task: EvalTask) -> Sequence[CallItem | Prompt | Question | Opening]:
-    if task.is_bfcl():
-        return read_bfcl(task.data, task.possible_answer)
-    return read_prompts(task.data) if task.judge is None else read_judged(task, greet=True)
+def _read_whole(task: AnyOnData) -> Sequence[CallItem | Prompt | Question | Opening]:
+    if isinstance(task, MtBench | Pairwise):
+        return read_judged(task, greet=True)
+    return read_bfcl(task.data, task.possible_answer) if isinstance(task, ToolCalls) else read_prompts(task.data)
 
 
 def _table_row(
-    name: str, tasks: Mapping[str, EvalTask], outputs: Mapping[tuple[str, str], Measured]
+    name: str, tasks: Mapping[str, AnyTask], outputs: Mapping[tuple[str, str], Measured]
 ) -> dict[str, float]:
     return {
         f"{title}.{metric}": round(value, 4)

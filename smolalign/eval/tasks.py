@@ -23,8 +23,11 @@ from smolalign.eval.needle import measure_needle
 from smolalign.eval.pairwise import measure_pairwise
 from smolalign.eval.perplexity import measure_perplexity
 from smolalign.eval.replies import reply_to
-from smolalign.recipe.measure import EvalTask
+from smolalign.recipe.measure import BenchmarkTask, Exact, IfEval, Loss, Preference, Style, ToolCalls
 from smolalign.rows import Chat, Message, Pair, ToolCall, message_to_openai
+
+# Those that ask for replies here.
+_Replies = Exact | Style | ToolCalls | IfEval
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class Measured:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def exact(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
+def exact(loaded: Loaded, task: Exact, rows: Sequence[Chat]) -> Measured:
     """Share of greedy replies equal to the row's last turn, blanks at the ends aside, and that stop by themselves."""
     replies = _reply(loaded, task, rows)
     right = [_answer(row).content.strip() == r.text.strip() and r.stopped for row, r in zip(rows, replies, strict=True)]
@@ -81,7 +84,7 @@ def exact(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
     return Measured(metrics, samples, details=_generated(loaded, task))
 
 
-def style(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
+def style(loaded: Loaded, task: Style, rows: Sequence[Chat]) -> Measured:
     """Share of sampled replies that hold an unwanted phrase, are too long (or do not stop), or either."""
     replies = _reply(loaded, task, rows, sample_seed=loaded.seed)
     unwanted = [any(phrase in reply.text for phrase in task.unwanted) for reply in replies]
@@ -95,7 +98,7 @@ def style(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
     return Measured({"bad": bad}, samples, details=_generated(loaded, task, loaded.seed))
 
 
-def preference(loaded: Loaded, task: EvalTask, rows: Sequence[Pair]) -> Measured:
+def preference(loaded: Loaded, task: Preference, rows: Sequence[Pair]) -> Measured:
     """Share of pairs whose chosen answer is likelier, and the reward accuracy against the reference."""
     pairs = [render_pair(loaded.tokenizer, row) for row in rows]
     sides = [
@@ -121,7 +124,7 @@ def preference(loaded: Loaded, task: EvalTask, rows: Sequence[Pair]) -> Measured
     return Measured(metrics, samples, details=_scored(loaded))
 
 
-def tool_calls(loaded: Loaded, task: EvalTask, rows: Sequence[Chat | CallItem]) -> Measured:
+def tool_calls(loaded: Loaded, task: ToolCalls, rows: Sequence[Chat | CallItem]) -> Measured:
     """Share of turns with the right calls, with well-formed ones, and, where no tool fits, with none.
 
     Every assistant turn that calls, or decides that no tool fits, is measured, and in a chat without one its last
@@ -180,7 +183,7 @@ def _is_exact(read: Reply, answer: Message) -> bool:
     return read.calls is not None and only_calls and same_calls(list(read.calls), list(answer.tool_calls))
 
 
-def loss(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
+def loss(loaded: Loaded, task: Loss, rows: Sequence[Chat]) -> Measured:
     """Mean loss, in nats a token, over the assistant's tokens of all rows."""
     rendered = [render_chat(loaded.tokenizer, row) for row in rows]
     scores = _scores(loaded, [(r.ids, r.trained) for r in rendered])
@@ -193,7 +196,7 @@ def loss(loaded: Loaded, task: EvalTask, rows: Sequence[Chat]) -> Measured:
     return Measured(metrics, samples, details={**_scored(loaded), "tokens": tokens})
 
 
-def ifeval(loaded: Loaded, task: EvalTask, prompts: Sequence[Prompt]) -> Measured:
+def ifeval(loaded: Loaded, task: IfEval, prompts: Sequence[Prompt]) -> Measured:
     """Share of prompts with all instructions followed by greedy replies, and of instructions; strict and loose."""
     asked = [(Message("user", prompt.text),) for prompt in prompts]
     if loaded.given is None:
@@ -222,23 +225,23 @@ def ifeval(loaded: Loaded, task: EvalTask, prompts: Sequence[Prompt]) -> Measure
     return Measured(metrics, samples, details=details)
 
 
-def benchmark(loaded: Loaded, task: EvalTask, items: Items) -> Measured:
+def benchmark(loaded: Loaded, task: BenchmarkTask, items: Items) -> Measured:
     """The scores of a published benchmark, by lm-evaluation-harness."""
     scores = measure(loaded, task, items)
     return Measured(scores.means, scores.samples, details=scores.details)
 
 
-def _of_its_own(measure: Callable[..., Any]) -> Callable[[Loaded, EvalTask, Any], Measured]:
+def _of_its_own(measure: Callable[..., Any]) -> Callable[[Loaded, Any, Any], Measured]:
     """A measurement from a module of its own, which gives metrics, samples and details."""
 
-    def measured(loaded: Loaded, task: EvalTask, rows: Any) -> Measured:
+    def measured(loaded: Loaded, task: Any, rows: Any) -> Measured:
         metrics, samples, details = measure(loaded, task, rows)
         return Measured(metrics, samples, details=details)
 
     return measured
 
 
-TASKS: dict[str, Callable[[Loaded, EvalTask, Any], Measured]] = {
+TASKS: dict[str, Callable[[Loaded, Any, Any], Measured]] = {
     "exact": exact,
     "style": style,
     "preference": preference,
@@ -291,13 +294,15 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _reply(loaded: Loaded, task: EvalTask, rows: Sequence[Chat], sample_seed: int | None = None) -> list[Generated]:
+def _reply(
+    loaded: Loaded, task: Exact | Style, rows: Sequence[Chat], sample_seed: int | None = None
+) -> list[Generated]:
     return _reply_to(loaded, task, [(row.messages[:-1], row.tools) for row in rows], sample_seed)
 
 
 def _reply_to(
     loaded: Loaded,
-    task: EvalTask,
+    task: _Replies,
     asked: Sequence[tuple[Sequence[Message], Sequence[dict[str, Any]]]],
     sample_seed: int | None = None,
 ) -> list[Generated]:
@@ -312,7 +317,7 @@ def _scores(loaded: Loaded, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]
     return log_probs(loaded.model, rows, batch_size=loaded.batch_size, scored=recalled.keep, known=known)
 
 
-def _generated(loaded: Loaded, task: EvalTask, seed: int | None = None) -> dict[str, Any]:
+def _generated(loaded: Loaded, task: _Replies, seed: int | None = None) -> dict[str, Any]:
     """How replies came about: greedy, or sampled by a seed from the whole distribution."""
     how = {"do_sample": False} if seed is None else {"do_sample": True, "temperature": 1.0, "seed": seed}
     return {"decoding": {**how, "max_new_tokens": task.max_new_tokens}, "template": template_hash(loaded.tokenizer)}

@@ -8,14 +8,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from smolalign.errors import UserError, UserErrors
+from smolalign.recipe.explain import explain
 from smolalign.recipe.schema import KINDS, PipelineStep, Step
-from smolalign.recipe.tree import Path_, Places, extended, read_yaml
+from smolalign.recipe.tree import Places, extended, read_yaml
 
 _EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
@@ -200,44 +201,3 @@ def _trainer_as_meant(value: Any, key: str = "") -> Any:
     if value is False and key.endswith("_strategy"):
         return "no"
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
-
-
-def explain(model: type[BaseModel], tree: Any, detail: Any, places: Places, file: Path) -> UserError:
-    """What pydantic found wrong with a field of a file, with its place and the nearest known key."""
-    path: Path_ = tuple(detail["loc"])
-    name = ".".join(str(part) for part in path) or str(tree.get("kind"))
-    known = path
-    while known and known not in places:
-        known = known[:-1]
-    where = places.get(known, f"{file}:1")
-    if detail["type"] == "extra_forbidden":
-        fields = _fields_at(model, path[:-1])
-        close = difflib.get_close_matches(str(path[-1]), fields, n=1)
-        mend = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(fields)}"
-        return UserError(f"unknown key {name}", where=where, mend=mend)
-    if detail["type"] == "missing":
-        return UserError(f"{name} is missing", where=where, mend=f"add {path[-1]}:")
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    value = detail["input"]
-    shown = "" if isinstance(value, dict | list) else f", but is {value!r}"
-    mend = detail.get("ctx", {}).get("mend", "")
-    return UserError(f"{name}: {message[0].lower()}{message[1:]}{shown}", where=where, mend=mend)
-
-
-def _fields_at(model: type[BaseModel], path: Path_) -> list[str]:
-    """Names of the fields of the block that `path` leads to."""
-    current: Any = model
-    for part in path:
-        if isinstance(part, int) or not hasattr(current, "model_fields"):
-            continue
-        # What is no field is a name that the recipe gives, such as a task's.
-        if field := current.model_fields.get(part):
-            current = _block_in(field.annotation)
-    return list(getattr(current, "model_fields", {}))
-
-
-def _block_in(annotation: Any) -> Any:
-    """The recipe block inside an annotation such as `list[DataSource]` or `Lora | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _block_in(part))), None)

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from smolalign.errors import UserError, UserErrors
 from smolalign.recipe.load import Recipe, recipe_from_tree
-from smolalign.recipe.measure import BenchmarkName, EvalTask
+from smolalign.recipe.measure import TASK_NAMES, BenchmarkName
 from smolalign.recipe.schema import EvalStep
 from smolalign.recipe.shipped import RECIPES, shipped_recipes
 from smolalign.store import digest_json
@@ -19,7 +19,7 @@ from smolalign.store import digest_json
 # Those of the published SmolLM2 tables that a person can wait for; what takes a judge or days is asked for by name.
 DEFAULT_TASKS = ("ifeval", "hellaswag", "arc_easy", "arc_challenge", "piqa", "gsm8k")
 BENCHMARKS: tuple[str, ...] = get_args(BenchmarkName)
-KINDS: tuple[str, ...] = tuple(k for k in get_args(EvalTask.model_fields["task"].annotation) if k != "benchmark")
+KINDS: tuple[str, ...] = tuple(name for name in TASK_NAMES if name != "benchmark")
 # What has questions of its own; the others measure on the rows of --data.
 ON_DATA = ("exact", "style", "preference", "tool_calls", "loss", "perplexity", "mt_bench", "pairwise")
 # Folders under which a benchmark's files may lie, besides its own name.

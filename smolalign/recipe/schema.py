@@ -13,7 +13,7 @@ from smolalign.recipe.batch import batch_problem
 from smolalign.recipe.block import Fraction, PositiveInt, Strict
 from smolalign.recipe.data import DataSource, Decontaminate, Deduplicate, Filters
 from smolalign.recipe.held_out import is_held_out_source, is_held_out_split
-from smolalign.recipe.measure import EvalTask, ShowcasePrompt, is_replies
+from smolalign.recipe.measure import AnyTask, Pairwise, Preference, ShowcasePrompt, is_replies
 
 # A step's name is a folder's name, and stands before a dot in overrides.
 StepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
@@ -238,7 +238,7 @@ class EvalStep(Step):
     models: Annotated[dict[str, str], Field(min_length=1)]
     """Name of each row of the table, and its model: `@step`, folder, `.gguf` file or Hub id; for `ifeval` also a
     `.jsonl` file of replies that another model gave."""
-    tasks: Annotated[dict[str, EvalTask], Field(min_length=1)]
+    tasks: Annotated[dict[str, AnyTask], Field(min_length=1)]
     """Name of each measurement."""
     template: Literal["smollm2", "chatml", "hermes", "model"] = "model"
     """Chat template to prompt with; `model` uses each model's own."""
@@ -250,26 +250,28 @@ class EvalStep(Step):
     @model_validator(mode="after")
     def references_are_models(self) -> EvalStep:
         for name, task in self.tasks.items():
-            if task.reference is not None and task.reference not in self.models:
+            reference = _reference(task)
+            if reference is not None and reference not in self.models:
                 raise ValueError(
-                    f"tasks.{name}.reference {task.reference!r} is none of the models: {', '.join(self.models)}"
+                    f"tasks.{name}.reference {reference!r} is none of the models: {', '.join(self.models)}"
                 )
-            if task.task == "pairwise" and len(self.models) == 1:
-                raise ValueError(f"tasks.{name} compares other models with {task.reference!r}, and there is none")
+            if isinstance(task, Pairwise) and len(self.models) == 1:
+                raise ValueError(f"tasks.{name} compares other models with {reference!r}, and there is none")
         try:
             self.references_first()
         except CycleError:
             raise ValueError("of two references each is to be measured before the other; make two recipes") from None
         return self
 
-    def reference_of(self, model: str, task: EvalTask) -> str | None:
+    def reference_of(self, model: str, task: AnyTask) -> str | None:
         """The model whose samples a task needs beside this one's: its reference, but for the reference itself, and
         where rewards are gained stage by stage, for the stages before it."""
-        if task.reference is None or task.reference == model:
+        reference = _reference(task)
+        if reference is None or reference == model:
             return None
         stages = list(self.models)
-        after = stages.index(model) > stages.index(task.reference)
-        return task.reference if after or task.task == "pairwise" else None
+        after = stages.index(model) > stages.index(reference)
+        return reference if after or isinstance(task, Pairwise) else None
 
     def references_first(self) -> list[str]:
         """The models in their order, but each after those that are its references. Raises CycleError."""
@@ -288,6 +290,10 @@ class EvalStep(Step):
         if list(self.models)[-1] in files and self.showcase:
             raise ValueError(f"the last model answers the showcase; models.{files[-1]} is a file of replies")
         return self
+
+
+def _reference(task: AnyTask) -> str | None:
+    return task.reference if isinstance(task, Preference | Pairwise) else None
 
 
 class PipelineStep(Step):

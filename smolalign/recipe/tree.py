@@ -16,7 +16,11 @@ Path_ = tuple[str | int, ...]
 Places = dict[Path_, str]
 Tree = tuple[dict[str, Any], Places]
 # Keys whose value may be a path, and blocks of which every value may be one.
-_PATH_KEYS = {"source", "model", "tools", "files", "possible_answer", "count_tokens_with", "extends"}
+PATH_KEYS = {"source", "model", "tools", "files", "count_tokens_with", "extends"} | {
+    "possible_answer",
+    "judge_prompts",
+    "reference_answers",
+}
 _PATH_BLOCKS = {"models", "steps"}
 _FILES = (".yaml", ".yml", ".gguf", ".jsonl", ".json", ".parquet", ".txt", ".csv")
 # Keys for which null is a value of its own, other than what holds without them; so it does not remove them.
@@ -98,7 +102,7 @@ def may_be_path(path: Path_) -> bool:
     """Whether the value at a key path of a recipe may be a file's or a folder's: sources, models, files beside them,
     the steps of a pipeline, and what is extended."""
     keys = [part for part in path if isinstance(part, str)]
-    return bool(keys) and (keys[-1] in _PATH_KEYS or (len(keys) > 1 and keys[-2] in _PATH_BLOCKS))
+    return bool(keys) and (keys[-1] in PATH_KEYS or (len(keys) > 1 and keys[-2] in _PATH_BLOCKS))
 
 
 def _named(value: Any, folder: Path, where: str) -> Path:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from smolalign.errors import UserError, UserErrors
 from smolalign.recipe.block import PositiveInt
-from smolalign.recipe.load import explain
+from smolalign.recipe.explain import explain
 from smolalign.recipe.tree import Places, read_yaml
 
 # Datatrove's executors, by the word for each.
