@@ -9,6 +9,33 @@ import typer
 
 from smolalign.cli_options import DryRun, Fresh, Out
 
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tasks",
+        help="Of models: what to measure, by commas: ifeval, hellaswag, arc_easy, arc_challenge, piqa, winogrande, "
+        "openbookqa, commonsense_qa, mmlu, mmlu_cloze, mmlu_pro, gsm8k, triviaqa, bbh, needle; on --data: loss, "
+        "perplexity, exact, preference, tool_calls. By default: ifeval, hellaswag, arc_easy, arc_challenge, piqa, "
+        "gsm8k.",
+    ),
+]
+Benchmarks = Annotated[
+    Path | None,
+    typer.Option(
+        "--benchmarks",
+        metavar="DIR",
+        help="Of models: where the benchmarks' own files lie, as DIR/hellaswag; without it they are read from the Hub.",
+    ),
+]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        metavar="published[:NAME]",
+        help="Show SmolLM2's published figures beside; with NAME, such as smollm2-135m-instruct, those of that model.",
+    ),
+]
+
 
 def evaluate(
     what: Annotated[
@@ -19,25 +46,8 @@ def evaluate(
             ".gguf files, Hub ids (owner/name@revision), each also as NAME=MODEL.",
         ),
     ],
-    tasks: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tasks",
-            help="Of models: what to measure, by commas: ifeval, hellaswag, arc_easy, arc_challenge, piqa, winogrande, "
-            "openbookqa, commonsense_qa, mmlu, mmlu_cloze, mmlu_pro, gsm8k, triviaqa, bbh, needle; on --data: loss, "
-            "perplexity, exact, preference, tool_calls. By default: ifeval, hellaswag, arc_easy, arc_challenge, piqa, "
-            "gsm8k.",
-        ),
-    ] = None,
-    benchmarks: Annotated[
-        Path | None,
-        typer.Option(
-            "--benchmarks",
-            metavar="DIR",
-            help="Of models: where the benchmarks' own files lie, as DIR/hellaswag; without it they are read from the "
-            "Hub.",
-        ),
-    ] = None,
+    tasks: Tasks = None,
+    benchmarks: Benchmarks = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,15 +72,7 @@ def evaluate(
     baseline: Annotated[
         str | None, typer.Option("--baseline", metavar="NAME", help="Compare with this model in place of the first.")
     ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            "--against",
-            metavar="published[:NAME]",
-            help="Show SmolLM2's published figures beside; with NAME, such as smollm2-135m-instruct, those of that "
-            "model.",
-        ),
-    ] = None,
+    against: Against = None,
     out: Out = None,
     fresh: Fresh = False,
     dry_run: DryRun = False,

@@ -302,11 +302,11 @@ def test_a_benchmark_is_named_as_the_hub_names_it() -> None:
 @pytest.mark.parametrize(
     ("text", "kept"),
     [
-        ("/home/ada/data/chats.jsonl", "chats.jsonl"),
-        ("/home/ada/my data/chats 2.jsonl", "chats 2.jsonl"),
+        ("/home/user/data/chats.jsonl", "chats.jsonl"),
+        ("/home/user/my data/chats 2.jsonl", "chats 2.jsonl"),
         ("~/secret/place/x.jsonl", "x.jsonl"),
-        ("cannot read /home/ada/x.jsonl:3, or '/srv/y/z'", "cannot read x.jsonl:3, or 'z'"),
-        ("file:///home/ada/x", "x"),
+        ("cannot read /home/user/x.jsonl:3, or '/srv/y/z'", "cannot read x.jsonl:3, or 'z'"),
+        ("file:///home/user/x", "x"),
         ("HuggingFaceTB/smoltalk", "HuggingFaceTB/smoltalk"),
         ("https://example.org/a/b", "https://example.org/a/b"),
         ("data/chats.jsonl and/or 1/2", "data/chats.jsonl and/or 1/2"),
