@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
@@ -154,7 +154,8 @@ def test_files_are_found_under_the_names_that_their_folders_have(here: Path) -> 
 
 
 def test_help_names_every_benchmark_and_the_default_ones() -> None:
-    told = str(evaluate.__annotations__["tasks"])
+    (option,) = get_type_hints(evaluate, include_extras=True)["tasks"].__metadata__
+    told = option.help
     assert all(name in told for name in (*get_args(BenchmarkName), "ifeval"))
     assert ", ".join(DEFAULT_TASKS) in told
 
