@@ -66,7 +66,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder: random weights, 2 layers, grouped queries, a 400-token vocabulary, the chatml template."""
     from smolalign.model import save_model
-    from smolalign.recipe.schema import Architecture
+    from smolalign.recipe.pretraining import Architecture
     from smolalign.train.pretrain import new_model
 
     tokenizer = tiny_tokenizer()

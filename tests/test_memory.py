@@ -21,7 +21,8 @@ from smolalign.errors import UserError
 from smolalign.fits import TIGHT
 from smolalign.memory import _control_groups, _free_in, free_memory, parse_size, resident_memory, say_size
 from smolalign.recipe.load import load_recipe
-from smolalign.recipe.schema import Architecture, Compute, Lora, SftStep
+from smolalign.recipe.pretraining import Architecture
+from smolalign.recipe.schema import Compute, Lora, SftStep
 from smolalign.train.allocator import memory_taken
 from smolalign.train.attention import attending_per_document
 from smolalign.train.dry_step import Batch, DryTraining, model_on_meta, weight_bytes

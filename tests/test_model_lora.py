@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from smolalign.errors import UserError
 from smolalign.model import load_model, load_tokenizer, lora_config, merged, save_model
-from smolalign.recipe.schema import Architecture, Lora
+from smolalign.recipe.pretraining import Architecture
+from smolalign.recipe.schema import Lora
 
 Cli = Callable[..., Ran]
 

@@ -23,7 +23,7 @@ from conftest import Ran, tiny_tokenizer
 
 from smolalign.chat.render import render_prompt
 from smolalign.model import load_model, load_tokenizer, save_model
-from smolalign.recipe.schema import Architecture
+from smolalign.recipe.pretraining import Architecture
 from smolalign.rows import Message
 from smolalign.train.pretrain import new_model
 

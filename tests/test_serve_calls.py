@@ -16,7 +16,7 @@ from test_serve import CLOCK, HI, KEY, LIGHTS, TOOLS, Server
 
 from smolalign.chat.render import render_chat
 from smolalign.model import save_model
-from smolalign.recipe.schema import Architecture
+from smolalign.recipe.pretraining import Architecture
 from smolalign.rows import Chat, Message, ToolCall
 from smolalign.train.pretrain import new_model
 

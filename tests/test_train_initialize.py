@@ -10,7 +10,7 @@ from conftest import tiny_tokenizer
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
-from smolalign.recipe.schema import Architecture
+from smolalign.recipe.pretraining import Architecture
 from smolalign.train.pretrain import new_model
 
 LENGTH = 48

@@ -14,6 +14,7 @@ from smolalign.recipe.block import Fraction, PositiveInt, Strict
 from smolalign.recipe.data import DataSource, Decontaminate, Deduplicate, Filters
 from smolalign.recipe.held_out import is_held_out_source, is_held_out_split
 from smolalign.recipe.measure import AnyTask, Pairwise, Preference, ShowcasePrompt, is_replies
+from smolalign.recipe.pretraining import Architecture, Branch, PretrainSource, Stage, Tokenizer
 
 # A step's name is a folder's name, and stands before a dot in overrides.
 StepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
@@ -46,51 +47,6 @@ class Compute(Strict):
     """Threads; `auto` is the physical cores that the process may use."""
     allocator: Literal["auto", "system"] = "auto"
     """`auto` keeps memory between steps; `system` leaves it to the system's defaults."""
-
-
-class Tokenizer(Strict):
-    """The byte-level BPE tokenizer that pretraining begins with."""
-
-    vocab_size: Annotated[int, Field(ge=300)] = 49152
-    """Number of tokens, special ones included."""
-
-
-class Architecture(Strict):
-    """Sizes of the Llama model that is trained from nothing."""
-
-    hidden_size: PositiveInt = 576
-    """Width of the residual stream."""
-    intermediate_size: PositiveInt = 1536
-    """Width inside the feed-forward layers."""
-    num_hidden_layers: PositiveInt = 30
-    """Number of layers."""
-    num_attention_heads: PositiveInt = 9
-    """Number of query heads."""
-    num_key_value_heads: PositiveInt = 3
-    """Number of key and value heads."""
-    max_position_embeddings: PositiveInt = 2048
-    """Longest sequence, in tokens."""
-    rope_theta: Annotated[float, Field(gt=0)] = 10000.0
-    """Base of the rotary position embedding."""
-    initializer_range: Annotated[float, Field(gt=0)] = 0.02
-    """Standard deviation of the initial weights."""
-    induction_head: bool = False
-    """Begin with an induction head in the first two layers, so that a tiny model copies from its context early."""
-
-    @model_validator(mode="after")
-    def heads_divide(self) -> Architecture:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
-            )
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
-                f"num_key_value_heads {self.num_key_value_heads}"
-            )
-        if self.induction_head and self.num_hidden_layers < 2:
-            raise ValueError(f"an induction_head takes two layers, num_hidden_layers is {self.num_hidden_layers}")
-        return self
 
 
 class Step(Strict):
@@ -175,12 +131,23 @@ class PretrainStep(TrainStep):
     """Train a tokenizer and a base model from nothing."""
 
     kind: Literal["pretrain"]
+    data: Annotated[list[Annotated[PretrainSource, AfterValidator(_never_held_out)]], Field(min_length=1)]  # type: ignore[assignment]
+    """The sources of documents."""
     tokenizer: Tokenizer = Tokenizer()
-    """The tokenizer to train."""
+    """The tokenizer to train, or to take."""
     tokenizer_data: list[TrainedSource] = Field(default_factory=list)
     """Further rows, chats included, for the tokenizer alone."""
     architecture: Architecture = Architecture()
     """The model to train."""
+    stages: list[Stage] = Field(default_factory=list)
+    """The curriculum. Without it there is one stage: all sources as they are, `trainer.num_train_epochs` times."""
+    branch: Branch | None = None
+    """Begin at a later stage, from what another run had trained by then."""
+    z_loss: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the squared log of the softmax's denominator in the loss (Chowdhery et al. 2022 took 1e-4)."""
+    skip_spikes: Annotated[float, Field(gt=1)] | None = 6.0
+    """Leave out an optimizer step whose loss or gradient norm lies so many standard deviations above those of the steps
+    before it; `null` leaves none out."""
     template: Literal["smollm2", "chatml", "hermes"] = "chatml"
     """Chat template saved with the base model."""
 

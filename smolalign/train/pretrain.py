@@ -12,7 +12,8 @@ from smolalign import processes
 from smolalign.data.gather import gather, gather_sources
 from smolalign.model import on_device, save_model
 from smolalign.outcome import Outcome
-from smolalign.recipe.schema import Architecture, PretrainStep
+from smolalign.recipe.pretraining import Architecture
+from smolalign.recipe.schema import PretrainStep
 from smolalign.report import Reporter
 from smolalign.rows import Row
 from smolalign.train.compute import choose_for, computing, start
