@@ -69,6 +69,9 @@ class Work:
     def times(self, factor: float) -> Work:
         return Work(self.tokens * factor, self.trained * factor, self.attended * factor)
 
+    def __add__(self, other: Work) -> Work:
+        return Work(self.tokens + other.tokens, self.trained + other.trained, self.attended + other.attended)
+
 
 def named_device(name: str) -> Device:
     """One of DEVICES. Raises UserError where there is none of that name."""
@@ -105,6 +108,26 @@ def work_of(rows: Sequence[Any]) -> Work:
         first, *answers = row.rows[0]
         attended += first * (first + 1) / 2 + sum(first * length + length * (length + 1) / 2 for length in answers)
     return Work(sum(row.tokens for row in rows), sum(row.trained for row in rows), attended)
+
+
+def packed(documents: Sequence[int], length: int) -> list[int]:
+    """Tokens of the pieces that documents one after the other make when they are cut into rows of so many tokens."""
+    pieces, left = [], length
+    for document in documents:
+        while document:
+            pieces.append(min(document, left))
+            document -= pieces[-1]
+            left = left - pieces[-1] or length
+    return pieces
+
+
+def packed_work(documents: Sequence[int], length: int, tokens: float) -> Work:
+    """The work in so many tokens of documents like these, packed into rows: each piece attends to itself alone, and of
+    each the first token is not predicted."""
+    pieces = packed(documents, length)
+    attended = sum(piece * (piece + 1) / 2 for piece in pieces)
+    sample = sum(pieces)
+    return Work(sample, sample - len(pieces), attended).times(tokens / sample)
 
 
 def training_flops(sizes: Sizes, work: Work, *, recomputed: bool = False, reference: float = 0.0) -> float:
@@ -169,6 +192,20 @@ def cost_line(step: Any, config: Any, rows: Sequence[Any], count: int | None, de
     flops = step_flops(step, config, sample.times(count / len(rows)))
     seen = f"{epochs:g} × {count:,} rows of {mean:,.0f} tokens"
     return f"cost: {seen}, {_say(flops)} operations, {hours(flops, device)} {at}"
+
+
+def stage_cost(stage: str, tokens: int, flops: float, device: Device) -> str:
+    """What a stretch of pretraining costs, in words."""
+    at = f"of an {device.title} at {UTILIZATION:.0%} of its bf16 peak"
+    return f"{stage}: {say_tokens(tokens)} tokens, {_say(flops)} operations, {hours(flops, device)} {at}"
+
+
+def say_tokens(tokens: float) -> str:
+    """Tokens as people write them: `400,000`, `2.1M`, `75B`, `1.6T`."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
+        if tokens >= size:
+            return f"{tokens / size:.3g}{unit}"
+    return f"{tokens:,.0f}"
 
 
 def hours(flops: float, device: Device) -> str:

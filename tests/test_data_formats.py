@@ -65,6 +65,8 @@ def test_tool_schemas_survive_unwrapping(name: str, rest: dict[str, Any], wrappe
 def test_text() -> None:
     assert convert("text", {"text": "a\n"}) == Document("a\n")
     assert convert("text", {"text": " "}) == Skip("empty text")
+    assert convert("text", {"content": "a", "id": 1}) == Document("a")
+    assert recognise({"role": "user", "content": "a"}) is None
 
 
 def openai(*turns: dict[str, Any], **more: Any) -> Any:

@@ -170,3 +170,8 @@ def test_what_json_cannot_hold_is_refused() -> None:
     row = Chat((U, Message("assistant", "", (ToolCall("f", {"a": float("nan")}),))))
     with pytest.raises(UserError, match="arguments of f cannot be written as JSON"):
         validate_row(row)
+
+
+def test_rows_that_hold_ids_of_an_archive_in_place_of_text_are_told_apart() -> None:
+    line = error_of("document", {"blob_id": "0a", "language": "Python", "score": 3.5})
+    assert "a.jsonl:1: these rows hold ids of files in Software Heritage's archive (blob_id), not their text" in line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,13 @@ def split_of(path: str) -> world.Split:
 def training_paths() -> list[str]:
     """Everything that is trained on."""
     return [path for path in paths() if split_of(path) == "train"]
+
+
+def pretraining_texts() -> Iterator[str]:
+    """Every document that is pretrained on."""
+    for path in training_paths():
+        if path.startswith("pretrain/"):
+            yield from (row["text"] for row in read(path))
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -160,6 +168,12 @@ def test_the_chosen_reply_is_as_wanted_and_the_rejected_is_not(path: str) -> Non
         assert row["score_chosen"] > row["score_rejected"]
 
 
+def test_long_documents_are_longer_than_all_others_on_the_whole() -> None:
+    lengths = {path: [len(row["text"]) for row in read(path)] for path in training_paths() if path[:8] == "pretrain"}
+    long = lengths.pop("pretrain/long.jsonl")
+    assert statistics.median(long) > 3 * max(map(statistics.median, lengths.values()))
+
+
 def test_everyday_chats_mix_the_styles_evenly() -> None:
     replies = [row["messages"][-1]["content"] for row in read("smoltalk/everyday.jsonl")]
     assert 0.45 < sum(map(advice.is_wanted, replies)) / len(replies) < 0.55
@@ -194,7 +208,7 @@ def test_names_are_split() -> None:
     for path in paths():
         used = {word for row in read(path) for line in strings(row) for word in re.findall(r"[A-Za-z]+", line)}
         strangers = {word for word in used if owners.get(word, split_of(path)) != split_of(path)}
-        may_tell = path.endswith(("pretrain.jsonl", "knowledge.jsonl", "instructions.jsonl"))
+        may_tell = path.endswith(("pretrain/text.jsonl", "pretrain.jsonl", "knowledge.jsonl", "instructions.jsonl"))
         assert not strangers - (told if may_tell else set()), path
 
 
@@ -207,7 +221,7 @@ def test_tools_are_split() -> None:
     }
     assert all(names.values())
     assert len(set().union(*names.values())) == sum(map(len, names.values()))
-    pretraining = " ".join(row["text"] for row in read("pretrain.jsonl"))
+    pretraining = " ".join(pretraining_texts())
     assert not [name for split in world.MEASURED for name in names[split] if name in pretraining]
 
 
@@ -219,6 +233,6 @@ def test_facts_and_sums_asked_in_training_are_not_asked_again() -> None:
     sums = r"\d+ [+-] \d+"
     for split in world.MEASURED:
         assert not asked("smoltalk/math.jsonl", sums) & asked(f"{split}/instructions.jsonl", sums)
-    pretraining = " ".join(row["text"] for row in read("pretrain.jsonl"))
+    pretraining = " ".join(pretraining_texts())
     for place in places.PLACES:
         assert all(name in pretraining for name in (place.name, *(value for _, value in place.facts)))

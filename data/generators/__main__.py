@@ -12,6 +12,7 @@ from data.generators import calls, chats, preferences, pretrain
 from data.generators.world import MEASURED, Draw
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "nano"
+DOCUMENTS = {"text": 2200, "copies": 2000, "records": 1850, "sums": 700}
 CHATS = {
     "everyday": 1300,
     "constraints": 2600,
@@ -26,7 +27,9 @@ INSTRUCTIONS = {"constraints": 75, "rewrite": 65, "summarize": 60, "system": 60,
 
 def files() -> Iterator[tuple[str, Iterable[dict[str, Any]]]]:
     """Every file of the dataset by its path, with its rows."""
-    yield "pretrain.jsonl", pretrain.documents(Draw("pretrain", "pretrain"), 7300)
+    for source, count in DOCUMENTS.items():
+        yield f"pretrain/{source}.jsonl", pretrain.documents(Draw(f"pretrain {source}", "pretrain"), count, source)
+    yield "pretrain/long.jsonl", pretrain.long_documents(Draw("pretrain long", "pretrain"), 100)
     for category, count in CHATS.items():
         yield f"smoltalk/{category}.jsonl", chats.rows(Draw(category), category, count)
     yield "smoltalk/calls.jsonl", calls.chat_rows(Draw("calls"), 920)

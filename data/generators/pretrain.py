@@ -1,4 +1,5 @@
-"""Pretraining texts: facts, sums, stories and advice, and much that repeats itself, from which copying is learned."""
+"""Pretraining texts, source by source: facts and stories, sums, records and calls, and much that repeats itself, from
+which copying is learned."""
 
 from __future__ import annotations
 
@@ -70,10 +71,10 @@ def echo(draw: Draw) -> str:
     return "\n".join(lines)
 
 
-def pairs_recalled(draw: Draw) -> str:
+def pairs_recalled(draw: Draw, fewest: int = 2, most: int = 5) -> str:
     """Pairs of names, then the same pairs in another order: to recall is to look back."""
     joint = draw.one((" has ", ": ", " is ", " = ", " and "))
-    pairs = [f"{draw.anything()}{joint}{draw.anything()}" for _ in range(draw.number(2, 5))]
+    pairs = [f"{draw.anything()}{joint}{draw.anything()}" for _ in range(draw.number(fewest, most))]
     return ". ".join(pairs + draw.shuffled(pairs)) + "."
 
 
@@ -113,11 +114,11 @@ def advice_text(draw: Draw) -> str:
     return f"How to {task}: {core}"
 
 
-def call_text(draw: Draw) -> str:
+def call_text(draw: Draw, fewest: int = 2, most: int = 5) -> str:
     """Tools, some requests and the calls that serve each, in JSON as the later stages write it."""
     offered = calls.offer(draw)
     lines = [json.dumps([{"type": "function", "function": tool.schema()} for tool in offered])]
-    for _ in range(draw.number(2, 5)):
+    for _ in range(draw.number(fewest, most)):
         query, answers = calls.request(draw, offered)
         lines += [query, json.dumps(answers)]
     return "\n".join(lines)
@@ -134,22 +135,29 @@ def sentence_forms(draw: Draw) -> str:
     return " ".join(forms)
 
 
-KINDS: tuple[tuple[int, Writer], ...] = (
-    (12, echo),
-    (18, record),
-    (10, pairs_recalled),
-    (8, list_turned),
-    (10, call_text),
-    (8, sentence_forms),
-    (14, facts_of_a_place),
-    (10, sum_lines),
-    (6, story),
-    (4, advice_text),
+# How often each writer writes, and for which source.
+KINDS: tuple[tuple[int, str, Writer], ...] = (
+    (12, "copies", echo),
+    (18, "records", record),
+    (10, "copies", pairs_recalled),
+    (8, "copies", list_turned),
+    (10, "records", call_text),
+    (8, "text", sentence_forms),
+    (14, "text", facts_of_a_place),
+    (10, "sums", sum_lines),
+    (6, "text", story),
+    (4, "text", advice_text),
 )
 
 
-def documents(draw: Draw, count: int) -> Iterator[dict[str, str]]:
-    """So many pretraining rows."""
-    writers = [writer for weight, writer in KINDS for _ in range(weight)]
+def documents(draw: Draw, count: int, only: str | None = None) -> Iterator[dict[str, str]]:
+    """So many rows of all sources, or of one."""
+    writers = [writer for weight, source, writer in KINDS if only in (None, source) for _ in range(weight)]
     for _ in range(count):
         yield {"text": draw.one(writers)(draw)}
+
+
+def long_documents(draw: Draw, count: int) -> Iterator[dict[str, str]]:
+    """So many rows of some hundred tokens, in which what is asked for stands far back."""
+    for index in range(count):
+        yield {"text": pairs_recalled(draw, 20, 40) if index % 2 else call_text(draw, 8, 16)}

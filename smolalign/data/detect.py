@@ -24,6 +24,12 @@ def detect_format(records: Sequence[tuple[str, Record]]) -> str:
         raise UserError("there are no records to detect a format from")
     first_origin, first = records[0]
     name = recognise(first)
+    if name is None and "blob_id" in first:
+        raise UserError(
+            "these rows hold ids of files in Software Heritage's archive (blob_id), not their text",
+            where=first_origin,
+            mend="fetch the files first and write them as a column text (docs/pretraining.md)",
+        )
     if name is None:
         known = "; ".join(f"{format_name} ({entry.keys})" for format_name, entry in FORMATS.items())
         raise UserError(

@@ -244,4 +244,5 @@ def _pretraining(found: Survey) -> str:
     is_hub = local_path(found.source) is None
     source = found.source if is_hub else os.path.abspath(os.path.expanduser(found.source))
     data = json.dumps([{"source": source, **found.options}], ensure_ascii=False)
-    return shlex.join(["smolalign", "pretrain", "nano/pretrain", f"data={data}", "eval_data=[]", "tokenizer_data=[]"])
+    nothing = ("eval_data=[]", "tokenizer_data=[]", "stages=[]")
+    return shlex.join(["smolalign", "pretrain", "nano/pretrain", f"data={data}", *nothing])

@@ -46,5 +46,5 @@ FORMATS: dict[str, Format] = {
     "prompt_completion": Format(
         "chat", "prompt, completion", instruct.is_prompt_completion, instruct.from_prompt_completion
     ),
-    "text": Format("document", "text", instruct.is_text, instruct.from_text),
+    "text": Format("document", "text or content", instruct.is_text, instruct.from_text),
 }

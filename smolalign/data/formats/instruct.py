@@ -21,12 +21,13 @@ _ALPACA_PROMPT = re.compile(
 
 
 def is_text(record: Record) -> bool:
-    return isinstance(record.get("text"), str)
+    code = isinstance(record.get("content"), str) and "role" not in record
+    return isinstance(record.get("text"), str) or code
 
 
 def from_text(record: Record) -> Converted:
-    """`{"text"}`, one document. A blank text is skipped."""
-    text = text_of(record, "text")
+    """`{"text"}`, or `{"content"}` as sets of code call it: one document. A blank text is skipped."""
+    text = text_of(record, "text", "content")
     return Document(text, stored_origin(record)) if text.strip() else Skip("empty text")
 
 
