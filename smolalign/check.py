@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smolalign.data.sources import named
 from smolalign.errors import UserError
-from smolalign.fits import Target, fits
+from smolalign.fits import Fit, Target, fits
 from smolalign.inputs import as_source, resolve_beside, resolve_data, resolve_model
 from smolalign.look import (
     KIND_OF_ROWS,
@@ -20,7 +20,6 @@ from smolalign.look import (
     require_step,
     sources_ahead,
     tokenizer_ahead,
-    tokenizer_to_come,
 )
 from smolalign.recipe.batch import SIZE, counts
 from smolalign.recipe.data import DataSource, Filters
@@ -233,20 +232,27 @@ def _check_training(name: str, recipe: Recipe, chain: Chain, target: Target, mem
             size = step.trainer.get(SIZE, 1)
             held = f"global_batch_size {step.global_batch_size}" + (f", {SIZE} {size}" if size > 1 else "")
             yield Finding(name, f"{held}: for {counts(step.global_batch_size // size)} processes")
-        if isinstance(step, TuneStep):
+        if isinstance(step, PretrainStep):
+            from smolalign.pretrain_ahead import pretraining_ahead
+
+            yield from _findings(name, pretraining_ahead(step, name, chain, target, memory=memory))
+        elif isinstance(step, TuneStep):
             rows = yield from _check_rendering(name, recipe, step, chain)
-        else:
-            rows = _sizes_of_documents(name, step, chain)
-        if memory:
-            yield from _check_memory(name, step, chain, rows, target)
+            yield from _findings(name, fits(step, name, chain, rows, target) if memory else [])
     except UserError as error:
         yield Finding(name, problem=error.at(recipe.file))
 
 
 def _build_trainer_config(step: TrainStep, kind: str, folder: Path) -> None:
+    from smolalign.train.session import trainer_arguments
+
+    if kind == "pretrain":
+        from transformers import TrainingArguments
+
+        trainer_arguments(TrainingArguments, step, folder)
+        return
     from trl import DPOConfig, SFTConfig
 
-    from smolalign.train.session import trainer_arguments
     from smolalign.train.sft import unpadded
 
     if kind == "dpo":
@@ -255,21 +261,9 @@ def _build_trainer_config(step: TrainStep, kind: str, folder: Path) -> None:
         trainer_arguments(SFTConfig, step, folder, unpadded(step))
 
 
-def _check_memory(name: str, step: TrainStep, chain: Chain, rows: list[Any], target: Target) -> Iterator[Finding]:
-    for fit in fits(step, name, chain, rows, target):
+def _findings(name: str, found: Iterable[Fit]) -> Iterator[Finding]:
+    for fit in found:
         yield Finding(name, fit.text, warning=fit.tight, problem=fit.problem)
-
-
-def _sizes_of_documents(name: str, step: TrainStep, chain: Chain) -> list[Any]:
-    """Sizes of the first documents of each source as a pretrain step would tokenize them."""
-    from smolalign.train.dataset import tokenize_documents
-    from smolalign.train.memory import sizes_of_rows
-
-    assert isinstance(step, PretrainStep)
-    tokenizer = tokenizer_to_come(step.template, chain, name, SAMPLE_ROWS)
-    sources = [found for data in step.data for found in sources_ahead(data, chain, name)]
-    rows: list[Any] = [row for source in sources for row in first_rows(source, "document", SAMPLE_ROWS).rows]
-    return sizes_of_rows(tokenize_documents(tokenizer, rows, step.max_length)[0])
 
 
 def _check_rendering(name: str, recipe: Recipe, step: TuneStep, chain: Chain) -> Generator[Finding, None, list[Any]]:
@@ -318,6 +312,8 @@ def _in_proportion(sizes: list[Any], sources: list[DataSource], counts: list[int
 def _models(recipe: Recipe) -> list[str]:
     if isinstance(recipe.step, EvalStep):
         return list(recipe.step.models.values())
+    if isinstance(recipe.step, PretrainStep):
+        return [recipe.step.tokenizer.model] if recipe.step.tokenizer.model else []
     return [recipe.step.model] if isinstance(recipe.step, TuneStep) else []
 
 

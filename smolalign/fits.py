@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from smolalign.cost import Device, cost_line
 from smolalign.errors import UserError
 from smolalign.inputs import resolve_model
-from smolalign.look import Chain, require_step, rows_ahead
+from smolalign.look import Chain, require_step, rows_ahead, tokenizer_to_come
 from smolalign.memory import say_size
 from smolalign.processes import usable_cores
 from smolalign.recipe.schema import PretrainStep, TrainStep, TuneStep
@@ -56,7 +56,7 @@ def fits(step: TrainStep, name: str, chain: Chain, rows: Sequence[Any], target: 
         return
     device = target.device
     machine = Machine("cuda", device.title, usable_cores(), device.capability) if device else None
-    if device:
+    if device and not isinstance(step, PretrainStep):
         yield Fit(cost_line(step, config, rows, rows_ahead(step, name, chain), device))
     try:
         needed = estimate(step, config, rows, machine)
@@ -88,7 +88,8 @@ def config_ahead(step: TrainStep, name: str, chain: Chain) -> Any:
     from smolalign.train.memory import config_of
 
     if isinstance(step, PretrainStep):
-        return config_of(step)
+        taken = step.tokenizer.model is not None
+        return config_of(step, len(tokenizer_to_come(step.template, chain, name, 1)) if taken else None)
     assert isinstance(step, TuneStep)
     if step.model.startswith("@"):
         require_step(step.model, "model", chain, name)

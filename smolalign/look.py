@@ -156,7 +156,8 @@ def added_ahead(reference: str, tokenizer: Any, chain: Chain, reader: str) -> di
 
 
 def tokenizer_to_come(template: str, chain: Chain, name: str, limit: int) -> Any:
-    """The tokenizer that a pretrain step would train, from the first `limit` rows of each of its sources."""
+    """The tokenizer that a pretrain step would take, or train, here from the first `limit` rows of each of its
+    sources."""
     if (name, template) not in chain.tokenizers:
         chain.tokenizers[name, template] = _train_ahead(template, chain, name, limit)
     return chain.tokenizers[name, template]
@@ -171,5 +172,11 @@ def _train_ahead(template: str, chain: Chain, name: str, limit: int) -> Any:
 
     step = chain.steps[name].step
     assert isinstance(step, PretrainStep)
+    if step.tokenizer.model is not None:
+        from smolalign.model import load_tokenizer
+
+        if step.tokenizer.model.startswith("@"):
+            require_step(step.tokenizer.model, "model", chain, name)
+        return load_tokenizer(resolve_model(step.tokenizer.model, chain.steps[name], chain.run_folder)[0], template)
     texts = tokenizer_texts(rows(step.data, "document") + rows(step.tokenizer_data, "chat"), template)
     return train_tokenizer(texts, step.tokenizer.vocab_size, template, step.architecture.max_position_embeddings)

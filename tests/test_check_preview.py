@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Ran, chats, write_chain, write_jsonl
+from conftest import CHAIN, Ran, chats, write_chain, write_jsonl
 
 Cli = Callable[..., Ran]
 
@@ -202,11 +203,32 @@ def test_preview_shows_rows_of_a_step_whose_model_and_data_are_still_to_come(cli
     assert not (chain / "run").exists()
 
 
-def test_preview_of_pretraining_marks_everything(cli: Cli, chain: Path) -> None:
-    out = shown(cli, chain / "pretrain.yaml", "--rows", 1)
-    assert "--- texts.jsonl:1\n⟦The number 0 comes before 1." in out
-    tokens, trained = out.splitlines()[-1].split(" tokens, ")
-    assert trained.startswith(f"{tokens} trained on")
+def test_preview_of_pretraining_shows_packed_rows_of_each_stage_with_documents_parted(cli: Cli, chain: Path) -> None:
+    write_jsonl(chain / "long.jsonl", [{"text": "A long tale. " * 60}])
+    (chain / "pretrain.yaml").write_text(
+        CHAIN["pretrain"]
+        .replace("[{source: texts.jsonl}]", "[{source: texts.jsonl}, {name: tales, source: long.jsonl}]")
+        .replace("max_steps: 12, ", "")
+        + "global_batch_size: 4\nstages:\n- {name: short, tokens: 512, mixture: {texts.jsonl: 1}}\n"
+        "- {name: long, tokens: 512, mixture: {tales: 1}, max_length: 128}\n"
+    )
+    out = shown(cli, chain / "pretrain.yaml", "--rows", 3)
+    first, second, third = (part.splitlines() for part in out.split("--- ")[1:])
+    assert first[0] == "stage short, row 1: texts.jsonl"
+    # A document's first token is not trained on, its end is; the next one begins on a new line.
+    assert (
+        first[1]
+        == "The⟦ number 0 comes before 1. The number 0 comes before 1. The number 0 comes before 1. <|endoftext|>⟧"
+    )
+    assert first[2].startswith("The⟦ number 1")
+    documents = len(first) - 2
+    assert first[-1] == f"64 tokens, {documents} documents, {64 - documents} trained on"
+    assert second[0] == "stage long, row 1: tales"
+    assert second[-1] == "128 tokens, 1 document, 127 trained on"
+    assert third[0] == "stage short, row 2: texts.jsonl"
+    # It goes on where the row before ended.
+    cut = first[-2].replace("⟦", "").replace("⟧", "") + third[1].replace("⟦", "").replace("⟧", "")
+    assert re.fullmatch(r"(The number (\d+) comes before \d+\. ){3}<\|endoftext\|>", cut)
 
 
 def test_preview_of_steps_that_read_each_other_is_refused(cli: Cli, chain: Path) -> None:

@@ -67,6 +67,7 @@ def layer(module: str) -> int:
         "init": 5,
         "launch": 5,
         "preview": 5,
+        "pretrain_ahead": 5,
         "look": 5,
         "pipeline": 4,
         "inputs": 4,

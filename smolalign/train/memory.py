@@ -15,8 +15,11 @@ from datasets import Dataset
 from transformers import LlamaConfig, Trainer, TrainingArguments
 from trl import DPOConfig, SFTConfig
 
+from smolalign import processes
+from smolalign.cost import packed
 from smolalign.memory import free_memory, resident_memory, say_size
 from smolalign.model import device
+from smolalign.recipe.batch import divide
 from smolalign.recipe.schema import DpoStep, PretrainStep, TrainStep
 from smolalign.train.allocator import memory_taken
 from smolalign.train.compute import Machine, choose
@@ -85,10 +88,36 @@ def cut_rows(rows: Sequence[Batch], max_length: int) -> list[Batch]:
     return cut
 
 
-def config_of(step: PretrainStep) -> LlamaConfig:
-    """The config of the model that a pretrain step makes, its vocabulary as large as it may become."""
+def config_of(step: PretrainStep, vocabulary: int | None = None) -> LlamaConfig:
+    """The config of the model that a pretrain step makes, its vocabulary as large as it may become.
+
+    Args:
+        step: the recipe.
+        vocabulary: of the tokenizer that it takes from elsewhere; of one that it trains the recipe knows the size.
+    """
     sizes = step.architecture.model_dump(exclude={"rope_theta", "induction_head"})
-    return LlamaConfig(vocab_size=step.tokenizer.vocab_size, tie_word_embeddings=True, **sizes)
+    return LlamaConfig(vocab_size=vocabulary or step.tokenizer.vocab_size, tie_word_embeddings=True, **sizes)
+
+
+def micro_batch(step: PretrainStep, documents: Sequence[int]) -> Batch:
+    """The most that a pretrain step computes at once on a device: rows of one of its stages, packed.
+
+    Args:
+        step: the recipe; `per_device_train_batch_size` counts rows of its `max_length`.
+        documents: tokens of some of its documents.
+    """
+    batch = divide(step.global_batch_size, step.trainer, processes.count())
+    lengths = {stage.max_length or step.max_length for stage in step.stages} or {step.max_length}
+    # Where rows are longer than the batch, it is one of them.
+    at_once = {length: -(-batch.size * step.max_length // length) * length for length in lengths}
+    length = max(lengths, key=lambda length: at_once[length])
+    enough = list(documents) * -(-at_once[length] // sum(documents))
+    pieces: list[int] = []
+    for piece in packed(enough, length):
+        if (left := at_once[length] - sum(pieces)) <= 0:
+            break
+        pieces.append(min(piece, left))
+    return Batch(tuple((piece,) for piece in pieces), at_once[length] - len(pieces))
 
 
 def memory_here() -> int:
@@ -119,7 +148,7 @@ def estimate(step: TrainStep, config: Any, rows: Sequence[Batch], machine: Machi
     model = model_on_meta(config, frozen, lora, bool(arguments.gradient_checkpointing))
     if compute["kernels"] == "lean":
         make_lean(model)
-    at_once = None if isinstance(step, DpoStep) else compute.micro_batch_tokens
+    at_once = None if isinstance(step, DpoStep | PretrainStep) else compute.micro_batch_tokens
     training = DryTraining(
         model,
         _optimizer(arguments),
@@ -134,6 +163,8 @@ def estimate(step: TrainStep, config: Any, rows: Sequence[Batch], machine: Machi
     a_token, a_trained = probe.activations / PROBE.tokens, probe.logits / PROBE.trained
 
     def largest(size: int, most_tokens: int | None = None) -> Batch:
+        if isinstance(step, PretrainStep):
+            return micro_batch(step, [row.tokens for row in rows])
         found = batches(step, arguments, rows, size, most_tokens)
         return max(found, key=lambda batch: a_token * batch.tokens + a_trained * batch.trained)
 
