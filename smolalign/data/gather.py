@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,35 @@ def gather_sources(sources: Sequence[DataSource], kind: RowKind, folder: Path, n
     from smolalign.data.assembly.plan import Assembly
 
     return _read(_assembled(Assembly(sources, source_names(sources), kind, seed), folder, name, Silent()), kind)
+
+
+def assemble_documents(
+    step: AssemblyStep, sources: Sequence[DataSource], names: Sequence[str], folder: Path, report: Reporter
+) -> Assembled:
+    """Assemble a step's documents under its folder, each source's in shards of its own.
+
+    Args:
+        step: says what becomes of the rows.
+        sources: in place of the step's `data`.
+        names: of the sources.
+        folder: of the step.
+        report: shown the progress.
+
+    Raises:
+        UserError: see `assemble`.
+    """
+    from smolalign.data.assembly.plan import assembly_of
+
+    return _assembled(replace(assembly_of(step, "document", names), sources=sources), folder, "rows", report)
+
+
+def assemble_held_out(
+    sources: Sequence[DataSource], names: Sequence[str], folder: Path, name: str, seed: int
+) -> Assembled:
+    """As `assemble_documents`, but as they are, without a step's filters. `name` tells them from others of the step."""
+    from smolalign.data.assembly.plan import Assembly
+
+    return _assembled(Assembly(sources, names, "document", seed), folder, name, Silent())
 
 
 def _assembled(assembly: Assembly, folder: Path, name: str, report: Reporter) -> Assembled:

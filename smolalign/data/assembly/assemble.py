@@ -34,12 +34,16 @@ _ROWS_ALONE = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """The shards of `train` and `test` in `folder`, and the report on how they came about (`data_report.json`)."""
+    """The shards of `train` and `test` in `folder`, and the report on how they came about (`data_report.json`).
+
+    `sources` gives the number of a shard's source, by file, where each source has shards of its own: documents do.
+    """
 
     folder: Path
     train: list[str]
     test: list[str]
     report: dict[str, Any]
+    sources: dict[str, int]
 
 
 def assemble(
@@ -75,7 +79,8 @@ def assemble(
     with nullcontext(run) if run else pool(workers or _usual_workers(plan)) as run_stage:
         shards, found = _worked_off(plan, work, target, aside, run_stage, report)
     found["shards"] = [{"file": shard.file, "rows": shard.rows} for shard in shards]
-    return Assembled(target, _files(shards, "train"), _files(shards, "test"), found)
+    sources = {shard.file: shard.source for shard in shards if shard.source is not None}
+    return Assembled(target, _files(shards, "train"), _files(shards, "test"), found, sources)
 
 
 def _usual_workers(plan: Plan) -> int:

@@ -17,6 +17,8 @@ from smolalign.store import read_json, write_json
 _FILE = "plan.json"
 # Rows of a bucket, the stretch of the shuffled whole that is sorted at once.
 _BUCKET_ROWS = 20_000
+# Units of a bucket of documents, which may be books: 256 MB of them.
+_BUCKET_UNITS = 16
 # A guess for files whose rows are counted only by reading them.
 _BYTES_PER_ROW = 2000
 
@@ -99,7 +101,10 @@ def make_plan(assembly: Assembly, work: Path) -> Plan:
         for number, source in enumerate(assembly.sources)
         for part in source_parts(source.source, config=source.config, split=source.split, revision=source.revision)
     ]
-    plan = Plan(assembly, formats, units, max(1, sum(unit.rows for unit in units) // _BUCKET_ROWS))
+    buckets = sum(unit.rows for unit in units) // _BUCKET_ROWS
+    if assembly.kind == "document":
+        buckets = max(buckets, len(units) // _BUCKET_UNITS)
+    plan = Plan(assembly, formats, units, max(1, buckets))
     work.mkdir(parents=True, exist_ok=True)
     write_json(
         work / _FILE, {"formats": formats, "buckets": plan.buckets, "units": [asdict(unit) for unit in plan.units]}

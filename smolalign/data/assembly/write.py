@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from smolalign.data.assembly.choose import Choice, Rows
+from smolalign.data.assembly.documents import TextDigest
 from smolalign.data.assembly.plan import Plan
 from smolalign.data.assembly.staging import bucket_of, mixed, read_bucket, read_notes
 from smolalign.data.formats.fields import ORIGIN_COLUMN
@@ -25,13 +27,14 @@ _SHARDS = "shards.json"
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A file of rows to write: the rows of some neighbouring buckets of one split."""
+    """A file of rows to write: the rows of some neighbouring buckets of one split, of one source where it has one."""
 
     file: str
     split: str
     first_bucket: int
     last_bucket: int
     rows: int
+    source: int | None = None
 
 
 def save_choice(plan: Plan, rows: Rows, choice: Choice, work: Path) -> list[Shard]:
@@ -40,14 +43,11 @@ def save_choice(plan: Plan, rows: Rows, choice: Choice, work: Path) -> list[Shar
     starts = np.searchsorted(rows.unit, np.arange(len(plan.units) + 1))
     np.savez(temporary, copies=choice.copies, test=choice.test, key=rows.arrays["key"], starts=starts)
     os.replace(temporary, work / _FILE)
-    bucket = bucket_of(rows.arrays["key"], plan.buckets)
-    counts = np.zeros(plan.buckets, dtype=np.int64)
-    for copy in range(int(choice.copies.max(initial=0))):
-        there = np.bincount(bucket[choice.copies > copy], minlength=plan.buckets)
-        counts += np.roll(there, copy)
-    held_out = np.bincount(bucket[choice.test], minlength=plan.buckets)
-    shards = [*_shards("train", counts), *_shards("test", held_out)]
-    write_json(work / _SHARDS, {"shards": [[s.file, s.split, s.first_bucket, s.last_bucket, s.rows] for s in shards]})
+    # Pretraining mixes its sources anew in every stage, so each source's documents have shards of their own.
+    apart = plan.assembly.kind == "document"
+    sources: list[int | None] = list(range(len(plan.assembly.sources))) if apart else [None]
+    shards = [shard for split in ("train", "test") for shard in _shards(plan, split, sources, rows, choice)]
+    write_json(work / _SHARDS, {"shards": [list(astuple(shard)) for shard in shards]})
     return shards
 
 
@@ -57,8 +57,27 @@ def read_shards(work: Path) -> list[Shard] | None:
     return None if found is None else [Shard(*item) for item in found["shards"]]
 
 
-def _shards(split: str, counts: np.ndarray) -> list[Shard]:
-    """Neighbouring buckets together until a shard has its rows."""
+def _shards(plan: Plan, split: str, sources: Sequence[int | None], rows: Rows, choice: Choice) -> list[Shard]:
+    """The shards of a split, those of one source after those of another where sources are kept apart."""
+    spans = []
+    for source in sources:
+        own = slice(None) if source is None else rows.source == source
+        copies = (choice.test if split == "test" else choice.copies)[own].astype(np.uint16)
+        counts = _rows_in_buckets(bucket_of(rows.arrays["key"][own], plan.buckets), copies, plan.buckets)
+        spans += [(*span, source) for span in _spans(counts)]
+    return [Shard(f"{split}-{number:05}-of-{len(spans):05}.parquet", split, *span) for number, span in enumerate(spans)]
+
+
+def _rows_in_buckets(bucket: np.ndarray, copies: np.ndarray, buckets: int) -> np.ndarray:
+    """How many rows each bucket will have; the copies of a row stand in the buckets after its own."""
+    counts = np.zeros(buckets, dtype=np.int64)
+    for copy in range(int(copies.max(initial=0))):
+        counts += np.roll(np.bincount(bucket[copies > copy], minlength=buckets), copy)
+    return counts
+
+
+def _spans(counts: np.ndarray) -> list[tuple[int, int, int]]:
+    """Neighbouring buckets together until a shard has its rows: first and last bucket, and rows."""
     spans: list[tuple[int, int, int]] = []
     first = rows = 0
     for bucket, count in enumerate(counts):
@@ -68,7 +87,7 @@ def _shards(split: str, counts: np.ndarray) -> list[Shard]:
         rows += int(count)
     if rows:
         spans.append((first, len(counts) - 1, rows))
-    return [Shard(f"{split}-{number:05}-of-{len(spans):05}.parquet", split, *span) for number, span in enumerate(spans)]
+    return spans
 
 
 def write_shard(plan: Plan, shard: Shard, work: Path, target: Path) -> None:
@@ -77,7 +96,11 @@ def write_shard(plan: Plan, shard: Shard, work: Path, target: Path) -> None:
         return
     with np.load(work / _FILE) as found:
         choice = {name: found[name] for name in found.files}
-    groups = [read_notes(work, number).groups for number in range(len(plan.units))]
+    groups = [
+        read_notes(work, number).groups if shard.source in (None, unit.source) else []
+        for number, unit in enumerate(plan.units)
+    ]
+    content = TextDigest()
     target.mkdir(parents=True, exist_ok=True)
     temporary = target / f".{shard.file}.tmp"
     writer = None
@@ -87,7 +110,11 @@ def write_shard(plan: Plan, shard: Shard, work: Path, target: Path) -> None:
             if table is not None:
                 writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
                 writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
+                if shard.source is not None:
+                    content.add(table)
         assert writer is not None
+        if shard.source is not None:
+            writer.add_key_value_metadata(content.metadata())
         writer.close()
         os.replace(temporary, target / shard.file)
     finally:
