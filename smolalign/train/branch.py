@@ -1,7 +1,7 @@
 """What a pretraining keeps at the end of each stage, and what another run must share to go on from there.
 
     stages/2-code/
-      stage.json     written last: which stage, what was trained until then, where each source is read on, held-out losses
+      stage.json     written last: which stage, what was trained until then, where each source is read on, its losses
       …              the trainer's whole checkpoint, which Transformers loads as a model
 
 Nothing here needs torch: `check` looks at branches, too.

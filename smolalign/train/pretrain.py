@@ -56,9 +56,10 @@ def run(step: PretrainStep, folder: Path, report: Reporter) -> Outcome:
     sources = {source.name: told(corpus.sources[source.name], source.min_tokens) for source in step.data if source.name}
     if begin:
         require_sources(begin, sources)
-    model = on_device(new_model(step.architecture, corpus.tokenizer, step.seed))
+    tokenizer: Any = corpus.tokenizer
+    model = on_device(new_model(step.architecture, tokenizer, step.seed))
     size = sum(p.numel() for p in model.parameters())
-    report.say(f"model of {size / 1e6:.2f} M parameters, {len(corpus.tokenizer):,} tokens in the vocabulary")
+    report.say(f"model of {size / 1e6:.2f} M parameters, {len(tokenizer):,} tokens in the vocabulary")
     report.say(f"{corpus.compression.bytes_per_token:.2f} bytes a token of {corpus.compression.text} text")
     say_plan(plan, report)
     accumulation = accumulated(compute, batch, step.max_length)
@@ -72,7 +73,7 @@ def run(step: PretrainStep, folder: Path, report: Reporter) -> Outcome:
         args=arguments,
         train_dataset=TrainingRows(plan, streams, accumulation * processes.count()),
         eval_dataset=sets,
-        processing_class=corpus.tokenizer,
+        processing_class=tokenizer,
         callbacks=[Watch("pretrain", folder / "metrics.jsonl", report), stages],
         z_loss=step.z_loss,
         skip_spikes=step.skip_spikes,
@@ -82,7 +83,7 @@ def run(step: PretrainStep, folder: Path, report: Reporter) -> Outcome:
         metrics = train(trainer, step, folder, report, begin.folder if begin else None)
     state = whole_state(trainer)
     if processes.is_main():
-        save_model(model, corpus.tokenizer, folder / "model", state)
+        save_model(model, tokenizer, folder / "model", state)
     for suffix in ("", "_before"):
         loss = stage_report.overall_loss(metrics, sets, suffix)
         metrics |= {f"eval_loss{suffix}": round(loss, 4)} if loss is not None else {}
@@ -161,10 +162,10 @@ def settle(arguments: Any, step: PretrainStep, plan: Plan, accumulation: int) ->
         own = arguments.lr_scheduler_kwargs or {}
         own = {"num_decay_steps": plan.decay_steps, "decay_type": "linear", **own}
         arguments.lr_scheduler_kwargs = own
-        warm_up = arguments.get_warmup_steps(plan.steps)
-        if warm_up + own["num_decay_steps"] > plan.steps:
+        warm_up, decay = arguments.get_warmup_steps(plan.steps), own["num_decay_steps"]
+        if warm_up + decay > plan.steps:
             raise UserError(
-                f"{warm_up} steps of warm-up and {own['num_decay_steps']} of decay are more than all {plan.steps} steps",
+                f"{warm_up} steps of warm-up and {decay} of decay are more than the {plan.steps} steps of all stages",
                 mend="lower trainer.warmup_steps, or let fewer stages decay",
             )
 

@@ -118,7 +118,18 @@ def read_logs(file: Path) -> list[dict[str, Any]]:
 
 def lines(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Two tables for the screen: what the stages were, and what they were of."""
-    heads = ["stage", "tokens", "steps", "rows of", "theta", "learning rate", "held-out", "bits/byte", "tokens/s", "MFU"]
+    heads = [
+        "stage",
+        "tokens",
+        "steps",
+        "rows of",
+        "theta",
+        "learning rate",
+        "held-out",
+        "bits/byte",
+        "tokens/s",
+        "MFU",
+    ]
     yield from _table(heads, [_stage_cells(stage) for stage in stages], left=1)
     heads = ["stage", "source", "asked", "seen", "tokens", "documents", "epochs"]
     rows = [

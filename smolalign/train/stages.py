@@ -42,8 +42,7 @@ class StagedTrainer(Pretrainer):
         # A checkpoint brings the settings that it was trained with, and a branch has its own from here on.
         schedule.base_lrs = [group["initial_lr"] for group in own]
         rates = [
-            base * rate(schedule.last_epoch)
-            for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            base * rate(schedule.last_epoch) for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
         ]
         for group, settings, rate in zip(self.optimizer.param_groups, own, rates, strict=True):
             group.update({**settings, "lr": rate})
@@ -75,7 +74,9 @@ class Stages(TrainerCallback):
         set_rope_theta(kwargs["model"], self.plan.stage_of(max(0, state.global_step - 1)).rope_theta)
         ended = self._ended(state)
         # A run may have been killed between its checkpoint and what is kept of it.
-        if ended and shared(processes.is_main() and self._checkpoint(state).is_dir() and not self._target(ended).is_dir()):
+        if ended and shared(
+            processes.is_main() and self._checkpoint(state).is_dir() and not self._target(ended).is_dir()
+        ):
             self._keep(ended, state)
 
     def on_step_begin(

@@ -72,11 +72,11 @@ class Stream:
         return ids, np.unique(np.concatenate(starts)).astype(np.int32)
 
     def documents(self, start: int, length: int, least: int) -> tuple[int, int]:
-        """How many documents begin in a stretch, and how many of its tokens are of documents of at least `least` tokens.
+        """How many documents begin in a stretch, and how many of its tokens are of documents that are long.
 
         Args:
             start, length: of the stretch, as for `read`.
-            least: tokens of such a document, its end included.
+            least: tokens of a long document, its end included.
         """
         begun = in_long = 0
         whole: dict[int, tuple[int, int]] = {}
