@@ -20,7 +20,7 @@ def stage_figures(plan: Plan, stretch: Stretch, streams: Mapping[str, Stream]) -
 
     Returns:
         `tokens` asked for and `tokens_seen`, `steps`, `max_length`, `rope_theta`, `decay`; of each of its `sources` the
-        shares `asked` and `seen`, `tokens`, `documents` that began, and `epochs`, passes over it by the stage's end; and
+        shares `asked` and `seen`, `tokens`, `documents` that began, and `epochs`, passes over it by the stage's end;
         `in_long_documents`, the share of its tokens that stand in documents at least as long as a row.
     """
     read = plan.read_by(stretch)

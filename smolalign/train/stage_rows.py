@@ -20,8 +20,8 @@ MicroBatch = dict[str, np.ndarray]
 class TrainingRows(Dataset[MicroBatch]):
     """The rows of every optimizer step, dealt one by one to its micro-batches.
 
-    Item `i` is of step `i // micro_batches`. Where a step has fewer rows than micro-batches, the last ones are of a token
-    that is not trained on.
+    Item `i` is of step `i // micro_batches`. Where a step has fewer rows than micro-batches, the last ones are of a
+    token that is not trained on.
 
     Args:
         plan: of the step.

@@ -142,9 +142,10 @@ class Stages(TrainerCallback):
 def set_rope_theta(model: Any, theta: float) -> None:
     """Change the base of a model's rotary position embedding, in its configuration too."""
     for module in model.modules():
-        if isinstance(module, LlamaRotaryEmbedding) and module.config.rope_parameters["rope_theta"] != theta:
-            module.config.rope_parameters = {**module.config.rope_parameters, "rope_theta": theta}
-            frequencies, _ = module.compute_default_rope_parameters(module.config)
+        if isinstance(module, LlamaRotaryEmbedding):
+            config: Any = module.config
+            config.rope_parameters = {**config.rope_parameters, "rope_theta": theta}
+            frequencies, _ = module.compute_default_rope_parameters(config)
             with torch.no_grad():
                 module.inv_freq.copy_(frequencies)
                 module.original_inv_freq.copy_(frequencies)
