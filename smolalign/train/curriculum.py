@@ -1,7 +1,7 @@
 """What each optimizer step of pretraining trains on, in whole numbers: stages, mixtures, rows.
 
-A stage is cut into rows of its length, each of one source, the last one short where the tokens do not divide. Any row is
-found without those before it, so a run goes on where it was cut off, and processes need not tell each other anything.
+A stage is cut into rows of its length, each of one source, the last one short where the tokens do not divide. Any row
+is found without those before it, so a run goes on where it was cut off, and processes need tell each other nothing.
 """
 
 from __future__ import annotations
