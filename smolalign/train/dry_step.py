@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from smolalign.model import lora_config, unadapted
 from smolalign.recipe.schema import Lora
-from smolalign.train import attention
+from smolalign.train import attention, next_token
 from smolalign.train.attention import attending_per_document
 from smolalign.train.lm_head import ScoredTokens
 from smolalign.train.pairs import row_layout
@@ -163,8 +163,10 @@ class Bf16Linear:
 def as_on_device(bf16: bool, on_cpu: bool) -> Iterator[None]:
     """Kernels that the meta device would not choose, in place of PyTorch's functions; in the backward pass too, where
     layers may be computed again."""
+    device = "cpu" if on_cpu else "cuda"
     changes: list[tuple[Any, str, Any]] = [
         (attention, "PLAIN_ON", ("cpu", "meta") if on_cpu else ()),
+        (next_token, "CHUNK_ELEMENTS", {**next_token.CHUNK_ELEMENTS, "meta": next_token.CHUNK_ELEMENTS[device]}),
         (torch.nn.functional, "scaled_dot_product_attention", fused_attention),
         (attention, "scaled_dot_product_attention", fused_attention),
     ]
@@ -224,6 +226,7 @@ class DryTraining:
         quantize: how frozen weights are kept.
         reference: a reference is scored after each forward pass, by the same model without its adapters.
         on_cpu: the device trained on is the CPU.
+        next_token: the loss is pretraining's, which keeps no logits.
     """
 
     def __init__(
@@ -236,8 +239,10 @@ class DryTraining:
         quantize: str | None = None,
         reference: bool = False,
         on_cpu: bool = True,
+        next_token: bool = False,
     ) -> None:
         self.model, self.bf16, self.reference, self.on_cpu = model, bf16, reference, on_cpu
+        self.next_token = next_token
         self.micro_batches = min(2, accumulation)
         self.weights = weight_bytes(model, quantize)
         self.trained = [p for p in model.parameters() if p.requires_grad]
@@ -297,5 +302,8 @@ class DryTraining:
         ).last_hidden_state
         self.live.phase = "logits"
         targets = torch.zeros(batch.trained, dtype=torch.long, device=META)
+        if self.next_token:
+            weight, scored = base.get_output_embeddings().weight, hidden[0, : batch.trained].clone()
+            return next_token.NextTokenLoss.apply(scored, weight, targets, 1.0, 0.0, torch.is_grad_enabled())[0]
         scored = hidden[0, : batch.trained].clone()
         return ScoredTokens.apply(scored, base.get_output_embeddings().weight, targets)[0].sum()

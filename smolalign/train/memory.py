@@ -22,7 +22,7 @@ from smolalign.model import device
 from smolalign.recipe.batch import divide
 from smolalign.recipe.schema import DpoStep, PretrainStep, TrainStep
 from smolalign.train.allocator import memory_taken
-from smolalign.train.compute import Machine, choose
+from smolalign.train.compute import Compute, Machine, choose
 from smolalign.train.dataset import IGNORED
 from smolalign.train.dry_step import Batch, DryTraining, Footprint, model_on_meta
 from smolalign.train.lean import make_lean
@@ -99,18 +99,24 @@ def config_of(step: PretrainStep, vocabulary: int | None = None) -> LlamaConfig:
     return LlamaConfig(vocab_size=vocabulary or step.tokenizer.vocab_size, tie_word_embeddings=True, **sizes)
 
 
-def micro_batch(step: PretrainStep, documents: Sequence[int]) -> Batch:
+def micro_batch(step: PretrainStep, compute: Compute, documents: Sequence[int]) -> Batch:
     """The most that a pretrain step computes at once on a device: rows of one of its stages, packed.
 
     Args:
-        step: the recipe; `per_device_train_batch_size` counts rows of its `max_length`.
+        step: the recipe.
+        compute: what was chosen for it.
         documents: tokens of some of its documents.
     """
+    from smolalign.train.pretrain import accumulated
+
     batch = divide(step.global_batch_size, step.trainer, processes.count())
+    micro_batches = accumulated(compute, batch, step.max_length) * batch.processes
     lengths = {stage.max_length or step.max_length for stage in step.stages} or {step.max_length}
-    # Where rows are longer than the batch, it is one of them.
-    at_once = {length: -(-batch.size * step.max_length // length) * length for length in lengths}
-    length = max(lengths, key=lambda length: at_once[length])
+    # Where an optimizer step has fewer rows than micro-batches, one row is computed at once, however long.
+    at_once = {
+        length: -(-(batch.rows * step.max_length // length) // micro_batches) * length for length in sorted(lengths)
+    }
+    length = max(at_once, key=lambda length: at_once[length])
     enough = list(documents) * -(-at_once[length] // sum(documents))
     pieces: list[int] = []
     for piece in packed(enough, length):
@@ -148,7 +154,7 @@ def estimate(step: TrainStep, config: Any, rows: Sequence[Batch], machine: Machi
     model = model_on_meta(config, frozen, lora, bool(arguments.gradient_checkpointing))
     if compute["kernels"] == "lean":
         make_lean(model)
-    at_once = None if isinstance(step, DpoStep | PretrainStep) else compute.micro_batch_tokens
+    at_once = None if isinstance(step, DpoStep) else compute.micro_batch_tokens
     training = DryTraining(
         model,
         _optimizer(arguments),
@@ -158,13 +164,14 @@ def estimate(step: TrainStep, config: Any, rows: Sequence[Batch], machine: Machi
         quantize=getattr(step, "quantize", None),
         reference=isinstance(step, DpoStep) and lora is not None,
         on_cpu=on_cpu,
+        next_token=isinstance(step, PretrainStep),
     )
     probe = training.step(PROBE)
     a_token, a_trained = probe.activations / PROBE.tokens, probe.logits / PROBE.trained
 
     def largest(size: int, most_tokens: int | None = None) -> Batch:
         if isinstance(step, PretrainStep):
-            return micro_batch(step, [row.tokens for row in rows])
+            return micro_batch(step, compute, [row.tokens for row in rows])
         found = batches(step, arguments, rows, size, most_tokens)
         return max(found, key=lambda batch: a_token * batch.tokens + a_trained * batch.trained)
 
@@ -232,6 +239,8 @@ def process_memory() -> int:
 
 def _arguments(step: TrainStep, fields: dict[str, Any]) -> Any:
     """The fields of the trainer's configuration that memory depends on; the configuration has been checked before."""
+    if isinstance(step, PretrainStep):
+        return trainer_arguments(TrainingArguments, step, Path(), fields)
     return trainer_arguments(DPOConfig if isinstance(step, DpoStep) else SFTConfig, step, Path(), fields)
 
 
