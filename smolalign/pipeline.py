@@ -113,6 +113,8 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
             changes[field] = model(value)
         elif field in ("data", "eval_data", "tokenizer_data"):
             changes[field] = [source(item) for item in value]
+        elif field == "tokenizer" and value.model:
+            changes[field] = value.model_copy(update={"model": model(value.model)})
         elif field == "decontaminate" and value is not None:
             changes[field] = value.model_copy(update={"against": [benchmark(item) for item in value.against]})
     if isinstance(recipe.step, EvalStep):
