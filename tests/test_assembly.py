@@ -22,11 +22,10 @@ from smolalign.data.assembly import plan as planning
 from smolalign.data.assembly import write as writing
 from smolalign.data.assembly.assemble import Assembled, assemble
 from smolalign.data.assembly.plan import Assembly, assembly_of
-from smolalign.data.gather import source_names
 from smolalign.data.load import load_rows
 from smolalign.errors import UserError
 from smolalign.look import KIND_OF_ROWS
-from smolalign.recipe.data import DataSource, Decontaminate, Deduplicate, Filters
+from smolalign.recipe.data import DataSource, Decontaminate, Deduplicate, Filters, source_names
 from smolalign.recipe.load import load_recipe
 from smolalign.recipe.schema import AssemblyStep
 from smolalign.recipe.shipped import find_recipe, shipped_recipes

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smolalign import processes
 from smolalign.data.load import load_rows
-from smolalign.recipe.data import DataSource
+from smolalign.recipe.data import DataSource, source_names
 from smolalign.recipe.schema import AssemblyStep
 from smolalign.report import Reporter, Silent
 from smolalign.rows import RowKind
@@ -115,16 +115,3 @@ def _read(found: Assembled, kind: RowKind) -> Gathered:
         for files in (found.train, found.test)
     )
     return Gathered(train, test, found.report["sources"])
-
-
-def source_names(sources: Sequence[DataSource]) -> list[str]:
-    """A short name for each source, the same wherever the files lie, so that sampling by name is reproducible."""
-    parts = [PurePath(s.source).parts for s in sources]
-    names = []
-    for own, source in zip(parts, sources, strict=True):
-        length = 2 if own[-1:] == ("data",) else 1  # a step's rows are named by the step
-        while length < len(own) and sum(other[-length:] == own[-length:] for other in parts) > 1:
-            length += 1
-        suffix = "".join(f":{part}" for part in (source.config, source.split) if part)
-        names.append("/".join(own[-length:]) + suffix)
-    return names

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smolalign.data.assembly.engine.jobs import end_jobs_left, run_on
-from smolalign.data.gather import source_names, write_report
+from smolalign.data.gather import write_report
 from smolalign.outcome import Outcome
+from smolalign.recipe.data import source_names
 from smolalign.recipe.schema import SmoltalkStep
 from smolalign.report import Reporter
 

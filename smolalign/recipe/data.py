@@ -3,6 +3,8 @@ help."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -176,3 +178,16 @@ class Decontaminate(Strict):
     """The evaluation sets."""
     ngram: Annotated[int, Field(ge=5)] = 13
     """Words in a run that must not occur in both (Brown et al. 2020 took 13)."""
+
+
+def source_names(sources: Sequence[DataSource]) -> list[str]:
+    """A short name for each source, the same wherever the files lie, so that sampling by name is reproducible."""
+    parts = [PurePath(s.source).parts for s in sources]
+    names = []
+    for own, source in zip(parts, sources, strict=True):
+        length = 2 if own[-1:] == ("data",) else 1  # a step's rows are named by the step
+        while length < len(own) and sum(other[-length:] == own[-length:] for other in parts) > 1:
+            length += 1
+        suffix = "".join(f":{part}" for part in (source.config, source.split) if part)
+        names.append("/".join(own[-length:]) + suffix)
+    return names

@@ -3,12 +3,14 @@ help."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
 
 from smolalign.recipe.block import PositiveInt, Strict
-from smolalign.recipe.data import DataSource
+from smolalign.recipe.data import DataSource, source_names
 
 StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
@@ -84,7 +86,7 @@ class Stage(Strict):
     """What reports and its checkpoint's folder call it."""
     tokens: PositiveInt
     """How many tokens are trained on, exactly."""
-    mixture: dict[str, Annotated[float, Field(gt=0)]] | None = None
+    mixture: Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)] | None = None
     """Weight of each source by name; sources that are not named give nothing. Without it, each weighs what it holds."""
     max_length: Annotated[int, Field(ge=8)] | None = None
     """Tokens of a row; by default the step's."""
@@ -101,3 +103,83 @@ class Branch(Strict):
     """Folder of that run's pretrain step."""
     stage: PositiveInt
     """First stage that is trained here, counted from 1."""
+
+
+class Problem(NamedTuple):
+    """What is wrong with a recipe: the key path, what, and the mend."""
+
+    path: tuple[str | int, ...]
+    what: str
+    mend: str = ""
+
+
+def named_sources(sources: Sequence[PretrainSource]) -> list[PretrainSource]:
+    """The sources, each under the name that stages and reports call it."""
+    return [
+        source if source.name else source.model_copy(update={"name": name})
+        for source, name in zip(sources, source_names(sources), strict=True)
+    ]
+
+
+def source_problems(names: Sequence[str | None]) -> Iterator[Problem]:
+    """Two sources of one name."""
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            what = f"another source is called {name!r}, too"
+            yield Problem(("data", index), what, "give each a name of its own with name:")
+
+
+def stage_problems(
+    stages: Sequence[Stage], names: Sequence[str], length: int, step_rows: int | None
+) -> Iterator[Problem]:
+    """What cannot be in the stages of a recipe, whatever its sources hold.
+
+    Args:
+        stages: of the recipe.
+        names: of its sources.
+        length: tokens of a row where a stage has none of its own.
+        step_rows: rows of that length in an optimizer step, as far as the recipe says so.
+    """
+    for index, stage in enumerate(stages):
+        here: tuple[str | int, ...] = ("stages", index)
+        earlier = stages[:index]
+        if stage.name in [one.name for one in earlier]:
+            yield Problem((*here, "name"), f"an earlier stage is called {stage.name!r}, too", "rename one")
+        for source in stage.mixture or {}:
+            if source not in names:
+                close = difflib.get_close_matches(source, names, n=1)
+                mend = f"did you mean {close[0]}?" if close else f"use one of {', '.join(names)}"
+                yield Problem((*here, "mixture", source), f"no source is called {source!r}", mend)
+        if not stage.decay and any(one.decay for one in earlier):
+            what = "the learning rate has fallen to zero before it; decay goes on to the last stage"
+            if stage.decay is False:
+                yield Problem((*here, "decay"), what, "leave decay out of the earlier stage, or of this one")
+        if step_rows is not None and stage.max_length and step_rows * length % stage.max_length:
+            what = (
+                f"{step_rows * length:,} tokens of an optimizer step are no whole number of rows of {stage.max_length}"
+            )
+            mend = f"choose a global_batch_size whose product with {length} is a multiple of {stage.max_length}"
+            yield Problem((*here, "max_length"), what, mend)
+
+
+def length_problems(stages: Sequence[Stage], length: int, longest: int) -> Iterator[Problem]:
+    """Rows that are longer than the model's sequences."""
+    mend = "raise it: more positions add no weights"
+    more = f"is more than architecture.max_position_embeddings {longest}"
+    if length > longest and not (stages and all(stage.max_length for stage in stages)):
+        yield Problem(("max_length",), f"{length} {more}", mend)
+    for index, stage in enumerate(stages):
+        if stage.max_length and stage.max_length > longest:
+            yield Problem(("stages", index, "max_length"), f"{stage.max_length} {more}", mend)
+
+
+def branch_problems(branch: Branch | None, stages: Sequence[Stage]) -> Iterator[Problem]:
+    """A branch that begins nowhere."""
+    if branch is None:
+        return
+    if branch.stage > len(stages):
+        there = f"there are {len(stages)}" if stages else "the recipe has no stages"
+        yield Problem(("branch", "stage"), f"there is no stage {branch.stage}: {there}", "stages are counted from 1")
+    elif branch.stage == 1:
+        what = "nothing is trained before stage 1, so there is nothing to begin with"
+        yield Problem(("branch", "stage"), what, "leave branch out, or name a later stage")

@@ -14,7 +14,19 @@ from smolalign.recipe.block import Fraction, PositiveInt, Strict
 from smolalign.recipe.data import DataSource, Decontaminate, Deduplicate, Filters
 from smolalign.recipe.held_out import is_held_out_source, is_held_out_split
 from smolalign.recipe.measure import AnyTask, Pairwise, Preference, ShowcasePrompt, is_replies
-from smolalign.recipe.pretraining import Architecture, Branch, PretrainSource, Stage, Tokenizer
+from smolalign.recipe.pretraining import (
+    Architecture,
+    Branch,
+    PretrainSource,
+    Problem,
+    Stage,
+    Tokenizer,
+    branch_problems,
+    length_problems,
+    named_sources,
+    source_problems,
+    stage_problems,
+)
 
 # A step's name is a folder's name, and stands before a dot in overrides.
 StepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
@@ -150,6 +162,34 @@ class PretrainStep(TrainStep):
     before it; `null` leaves none out."""
     template: Literal["smollm2", "chatml", "hermes"] = "chatml"
     """Chat template saved with the base model."""
+
+    @field_validator("data")
+    @classmethod
+    def sources_are_named(cls, data: list[PretrainSource]) -> list[PretrainSource]:
+        return named_sources(data)
+
+    @model_validator(mode="after")
+    def stages_can_be_trained(self) -> PretrainStep:
+        names = [str(source.name) for source in self.data]
+        problems = [
+            *source_problems(names),
+            *stage_problems(self.stages, names, self.max_length, self.global_batch_size),
+            *length_problems(self.stages, self.max_length, self.architecture.max_position_embeddings),
+            *branch_problems(self.branch, self.stages),
+        ]
+        for field in ("max_steps", "num_train_epochs") if self.stages else ():
+            if field in self.trainer:
+                mend = "leave it out, or shorten stages, such as stages.0.tokens=100000"
+                problems.append(Problem(("trainer", field), "the stages say how much is trained", mend))
+        if problems:
+            errors = [PydanticCustomError("stages", "{what}", {"what": one.what, "mend": one.mend}) for one in problems]
+            # The texts name the values themselves.
+            details = [
+                InitErrorDetails(type=error, loc=problem.path, input={})
+                for error, problem in zip(errors, problems, strict=True)
+            ]
+            raise ValidationError.from_exception_data(type(self).__name__, details)
+        return self
 
 
 class TuneStep(TrainStep):

@@ -189,8 +189,8 @@ def computing(trainer: Any, compute: Compute) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     with ExitStack() as stack:
         for model in models:
-            # WPO's weights read what only TRL's head computes.
-            if not getattr(trainer.args, "use_weighting", False):
+            # WPO's weights read what only TRL's head computes; pretraining has a head of its own.
+            if not getattr(trainer.args, "use_weighting", False) and not hasattr(trainer, "scores_next_tokens"):
                 score_only_trained_tokens(unadapted(model))
             if compute["kernels"] == "lean":
                 make_lean(model)

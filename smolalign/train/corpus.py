@@ -14,12 +14,12 @@ from smolalign.data.assembly.assemble import Assembled
 from smolalign.data.assembly.documents import texts_of
 from smolalign.data.assembly.engine.jobs import run_on
 from smolalign.data.assembly.pool import Run
-from smolalign.data.gather import assemble_documents, assemble_held_out, gather_sources, source_names, write_report
+from smolalign.data.gather import assemble_documents, assemble_held_out, gather_sources, write_report
 from smolalign.data.tokens.files import TokenFiles, joined
 from smolalign.data.tokens.tokenize import Encoder, first_texts, tokenized
 from smolalign.errors import UserError
 from smolalign.model import load_tokenizer
-from smolalign.recipe.data import DataSource
+from smolalign.recipe.data import DataSource, source_names
 from smolalign.recipe.schema import PretrainStep
 from smolalign.report import Reporter
 from smolalign.store import taking_turns, whole_folder

@@ -210,8 +210,9 @@ class Watch(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Keep what was measured before the first step, also from a kill, and start the clock after it."""
-        if args.eval_on_start and self.before is None:
-            self.before = _kept(metrics or {})
+        # Several sets that are held out are measured one after the other.
+        if args.eval_on_start and state.global_step == self.first_step:
+            self.before = {**(self.before or {}), **_kept(metrics or {})}
             if processes.is_main():
                 write_json(self.metrics_file.with_name(BEFORE), self.before)
             self.began = time.monotonic()
@@ -243,8 +244,17 @@ class Watch(TrainerCallback):
         self.loss, self.tokens, self.last_log = float(logs["loss"]), tokens, (now, tokens)
 
 
-def train(trainer: Trainer, step: TrainStep, folder: Path, report: Reporter) -> dict[str, Any]:
+def train(
+    trainer: Trainer, step: TrainStep, folder: Path, report: Reporter, begin: Path | None = None
+) -> dict[str, Any]:
     """Measure, train (from the last whole checkpoint if there is one), and measure again.
+
+    Args:
+        trainer: its callbacks have a `Watch`.
+        step: the recipe.
+        folder: of the step.
+        report: where progress is shown.
+        begin: checkpoint of another run to begin with.
 
     Returns:
         `train_loss`, `steps`, `tokens_per_second`, and the measurements before and after on held-out rows, named
@@ -256,6 +266,10 @@ def train(trainer: Trainer, step: TrainStep, folder: Path, report: Reporter) -> 
     trainer.remove_callback(PrinterCallback)
     watch = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Watch))
     checkpoint, watch.before = shared(_found(folder) if processes.is_main() else (None, None))
+    sets = trainer.eval_dataset
+    if isinstance(sets, dict) and watch.before and len(watch.before) < len(sets):
+        # Cut off while it measured them.
+        watch.before = None
     # By the trainer itself: a model measured before it is prepared for training would not be prepared for several
     # processes any more, which then train apart (Accelerate 1.15 marks it as prepared).
     trainer.args.eval_on_start = watch.before is None and trainer.eval_dataset is not None
@@ -263,7 +277,7 @@ def train(trainer: Trainer, step: TrainStep, folder: Path, report: Reporter) -> 
         report.say(f"{watch.name}: measuring held-out rows before training")
     if checkpoint:
         report.say(f"{watch.name}: resuming from {checkpoint.name}")
-    going_on = str(checkpoint) if checkpoint else None
+    going_on = str(checkpoint or begin) if checkpoint or begin else None
     result = ending_well(trainer, step, lambda: trainer.train(resume_from_checkpoint=going_on))
     metrics = {"train_loss": round(result.training_loss, 4), "steps": trainer.state.global_step}
     if watch.tokens_per_second:

@@ -71,6 +71,39 @@ class Stream:
             done += taken
         return ids, np.unique(np.concatenate(starts)).astype(np.int32)
 
+    def documents(self, start: int, length: int, least: int) -> tuple[int, int]:
+        """How many documents begin in a stretch, and how many of its tokens are of documents that are long.
+
+        Args:
+            start, length: of the stretch, as for `read`.
+            least: tokens of a long document, its end included.
+        """
+        begun = in_long = 0
+        whole: dict[int, tuple[int, int]] = {}
+        for epoch in range(start // self.tokens_per_epoch, -(-(start + length) // self.tokens_per_epoch)):
+            shards, ends = self._order(epoch)
+            for shard, end in zip(shards.tolist(), (ends + epoch * self.tokens_per_epoch).tolist(), strict=True):
+                first = end - int(self._tokens_of_shard[shard])
+                at, stop = max(start - first, 0), min(start + length, end) - first
+                if stop <= at:
+                    continue
+                if stop - at < end - first:
+                    found = self._documents_between(epoch, shard, at, stop, least)
+                else:
+                    # Of a shard that is read whole the order does not matter.
+                    if shard not in whole:
+                        whole[shard] = self._documents_between(0, shard, at, stop, least)
+                    found = whole[shard]
+                begun, in_long = begun + found[0], in_long + found[1]
+        return begun, in_long
+
+    def _documents_between(self, epoch: int, shard: int, at: int, stop: int, least: int) -> tuple[int, int]:
+        """As `documents`, between two places of a shard in an epoch's order."""
+        _, ends = self._documents(epoch, shard)
+        begins = np.concatenate([[0], ends[:-1]])
+        here = np.clip(ends, at, stop) - np.clip(begins, at, stop)
+        return int(((begins >= at) & (begins < stop)).sum()), int(here[ends - begins >= least].sum())
+
     def _read_shard(self, epoch: int, shard: int, at: int, out: np.ndarray) -> tuple[int, np.ndarray]:
         """Fill `out` from token `at` of a shard in an epoch's order, as far as the shard goes.
 
