@@ -198,6 +198,27 @@ def run_step(
     return StepResult(name, folder, manifest, cached=False)
 
 
+def prepare_step(name: str, recipe: Recipe, run_folder: Path, report: Reporter, *, engine: Any = None) -> Path | None:
+    """Make the tokens that a pretrain step reads, in its folder, and leave the step for `run_step` to take up.
+
+    Args:
+        name, recipe, run_folder, report, engine: as for `run_step`.
+
+    Returns:
+        The step's folder, or None where the step is done.
+    """
+    resolved, done = find_done(name, recipe, run_folder)
+    if done:
+        return None
+    folder = run_folder / name
+    with step_folder(folder, resolved.resume_key, fresh=False, layout=processes.layout()):
+        try:
+            importlib.import_module("smolalign.train.corpus").prepare(resolved.step, folder, report, engine)
+        except UserError as error:
+            raise error.at(recipe.file) from None
+    return folder
+
+
 def find_done(name: str, recipe: Recipe, run_folder: Path) -> tuple[Resolved, StepResult | None]:
     """What a step reads, and its result where it is done.
 
