@@ -16,7 +16,7 @@ from smolalign.console import (
 )
 from smolalign.console_eval import print_evaluation
 from smolalign.errors import UserError, UserErrors
-from smolalign.pipeline import StepResult, default_run_folder, resolve, run_step
+from smolalign.pipeline import StepResult, default_run_folder, prepare_step, resolve, run_step
 from smolalign.processes import is_launched, is_main
 from smolalign.recipe.load import Recipe, load_pipeline_steps, load_recipe, recipe_from_options
 from smolalign.recipe.schema import PipelineStep
@@ -113,6 +113,19 @@ def run_recipe(
     if engine:
         print_line(f"engine: {engine.line()}")
     return None
+
+
+def tokenize_only(argument: str, overrides: Sequence[str], out: Path | None, engine_file: Path | None) -> None:
+    """`smolalign tokenize`: what a pretrain step would read, made and kept for it."""
+    engine = _engine(engine_file)
+    recipe = load_step("pretrain", argument, overrides)
+    name, run_folder = step_name(recipe), out or default_run_folder(recipe)
+    screen = Screen(name)
+    try:
+        made = prepare_step(name, recipe, run_folder, screen, engine=engine)
+    finally:
+        screen.close()
+    print_line(f"in {made}; smolalign pretrain goes on from there" if made else f"{name} is trained already")
 
 
 def one_recipe(

@@ -113,6 +113,8 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
             changes[field] = model(value)
         elif field in ("data", "eval_data", "tokenizer_data"):
             changes[field] = [source(item) for item in value]
+        elif field == "tokenizer" and value.model:
+            changes[field] = value.model_copy(update={"model": model(value.model)})
         elif field == "decontaminate" and value is not None:
             changes[field] = value.model_copy(update={"against": [benchmark(item) for item in value.against]})
     if isinstance(recipe.step, EvalStep):
@@ -194,6 +196,27 @@ def run_step(
             write_text(folder / "model" / CARD, step_card(folder, manifest))
         finish(folder, manifest)
     return StepResult(name, folder, manifest, cached=False)
+
+
+def prepare_step(name: str, recipe: Recipe, run_folder: Path, report: Reporter, *, engine: Any = None) -> Path | None:
+    """Make the tokens that a pretrain step reads, in its folder, and leave the step for `run_step` to take up.
+
+    Args:
+        name, recipe, run_folder, report, engine: as for `run_step`.
+
+    Returns:
+        The step's folder, or None where the step is done.
+    """
+    resolved, done = find_done(name, recipe, run_folder)
+    if done:
+        return None
+    folder = run_folder / name
+    with step_folder(folder, resolved.resume_key, fresh=False, layout=processes.layout()):
+        try:
+            importlib.import_module("smolalign.train.corpus").prepare(resolved.step, folder, report, engine)
+        except UserError as error:
+            raise error.at(recipe.file) from None
+    return folder
 
 
 def find_done(name: str, recipe: Recipe, run_folder: Path) -> tuple[Resolved, StepResult | None]:

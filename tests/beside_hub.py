@@ -22,9 +22,13 @@ _SECONDS = "3"
 
 
 class Bench:
-    """A stand-in for the Hub, an empty cache, and `run`, which runs a command beside them."""
+    """A stand-in for the Hub, an empty cache, and `run`, which runs a command beside them.
+
+    `constants` are set in its modules before a command runs, by their full names.
+    """
 
     def __init__(self) -> None:
+        self.constants: dict[str, int] = {}
         self.hub = Hub()
         self._ends = ExitStack()
         self._ends.enter_context(served(self.hub))
@@ -57,6 +61,7 @@ class Bench:
         self.hub.datasets, self.hub.models = datasets or {}, models or {}
         self.hub.faults.clear()
         self.hub.asked.clear()
+        self.constants.clear()
         shutil.rmtree(self.cache, ignore_errors=True)
 
     def run(self, *arguments: object, **environment: str) -> Ran:
@@ -66,6 +71,7 @@ class Bench:
             "arguments": [str(one) for one in arguments],
             "folder": str(Path.cwd()),
             "environment": environment,
+            "constants": self.constants,
             "out": str(out),
             "err": str(err),
         }

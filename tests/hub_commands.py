@@ -3,6 +3,7 @@ has imported them, and each command is a fork of it. Reads a JSON line a command
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -59,6 +60,9 @@ def _become(command: dict[str, Any]) -> None:
             os.dup2(os.open(command[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         os.chdir(command["folder"])
         os.environ.update(command["environment"])
+        for name, value in command["constants"].items():
+            module, _, constant = name.rpartition(".")
+            setattr(importlib.import_module(module), constant, value)
         sys.argv = ["smolalign", *command["arguments"]]
         main()
     except SystemExit as end:

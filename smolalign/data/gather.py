@@ -17,6 +17,8 @@ from smolalign.store import taking_turns, write_json, write_text
 
 if TYPE_CHECKING:
     from smolalign.data.assembly.assemble import Assembled, Assembly
+    from smolalign.data.assembly.engine.file import Engine
+    from smolalign.data.assembly.pool import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,12 @@ def gather_sources(sources: Sequence[DataSource], kind: RowKind, folder: Path, n
 
 
 def assemble_documents(
-    step: AssemblyStep, sources: Sequence[DataSource], names: Sequence[str], folder: Path, report: Reporter
+    step: AssemblyStep,
+    sources: Sequence[DataSource],
+    names: Sequence[str],
+    folder: Path,
+    report: Reporter,
+    engine: Engine | None = None,
 ) -> Assembled:
     """Assemble a step's documents under its folder, each source's in shards of its own.
 
@@ -68,13 +75,19 @@ def assemble_documents(
         names: of the sources.
         folder: of the step.
         report: shown the progress.
+        engine: what the work runs on, in place of processes of this machine.
 
     Raises:
         UserError: see `assemble`.
     """
+    from smolalign.data.assembly.engine.jobs import end_jobs_left, run_on
     from smolalign.data.assembly.plan import assembly_of
 
-    return _assembled(replace(assembly_of(step, "document", names), sources=sources), folder, "rows", report)
+    home = folder / "checkpoints" / "engine"
+    if processes.is_main():
+        end_jobs_left(folder, folder / "checkpoints" / "assembly" / "rows", [home])
+    assembly = replace(assembly_of(step, "document", names), sources=sources)
+    return _assembled(assembly, folder, "rows", report, run_on(engine, folder, home, report))
 
 
 def assemble_held_out(
@@ -86,14 +99,14 @@ def assemble_held_out(
     return _assembled(Assembly(sources, names, "document", seed), folder, name, Silent())
 
 
-def _assembled(assembly: Assembly, folder: Path, name: str, report: Reporter) -> Assembled:
+def _assembled(assembly: Assembly, folder: Path, name: str, report: Reporter, run: Run | None = None) -> Assembled:
     from smolalign.data.assembly.assemble import assemble
 
     work = folder / "checkpoints" / "assembly" / name
     # Of several processes of a launch the first does the work; the others find it done.
     aside = folder / "rejected.jsonl" if name == "rows" else work / "rejected.jsonl"
     with taking_turns(work):
-        return assemble(assembly, work, work / "shards", aside, report)
+        return assemble(assembly, work, work / "shards", aside, report, run=run)
 
 
 def _read(found: Assembled, kind: RowKind) -> Gathered:

@@ -82,15 +82,18 @@ def _table(dataset_id: str, config: str | None, split: str | None, revision: str
         return datasets.load_dataset(dataset_id, name=config, split=wanted, revision=revision, streaming=False)
     except Exception as error:
         # The library raises a dozen unrelated types here, so the text decides; all are beyond this program's control.
-        raise _explained(dataset_id, config, wanted, revision, error) from error
+        raise cannot_be_read(dataset_id, config, wanted, revision, error) from error
 
 
-def _explained(dataset_id: str, config: str | None, split: str, revision: str | None, error: Exception) -> UserError:
+def cannot_be_read(
+    dataset_id: str, config: str | None, split: str, revision: str | None, error: Exception
+) -> UserError:
+    """What the library raised, as one line."""
     text = " ".join(str(error).split())
     names = _names(text)
     where, kind = named(dataset_id, split, config), type(error).__name__
     if isinstance(error, ConnectionError):
-        return Unreachable(_why_unreachable(text), dataset_id, config, split)
+        return Unreachable(give_up(text), dataset_id, config, split)
     if "Config name is missing" in text:
         return UserError("the dataset has several configs", where=where, mend=f"set `config` to one of: {names}")
     if text.startswith("BuilderConfig"):
@@ -109,7 +112,7 @@ def _explained(dataset_id: str, config: str | None, split: str, revision: str | 
     return UserError(f"cannot be read: {kind}: {text[:200]}", where=where, mend=mend)
 
 
-def _why_unreachable(text: str) -> str:
+def give_up(text: str) -> str:
     """Why the library did not reach the Hub, from its error. Where it tried, half a minute of retries has passed: from
     then on this process looks for datasets in the cache alone."""
     from datasets import config

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from smolalign.data.detect import check_format_name, detect_format, expect_format
 from smolalign.data.formats import FORMATS
 from smolalign.data.formats.fields import Converted, Record
 from smolalign.data.records import all_records
+from smolalign.data.sources import local_path
 from smolalign.data.validate import validate_row
 from smolalign.errors import UserError
 from smolalign.recipe.data import DataSource
@@ -64,7 +65,8 @@ def load_rows(
     check_format_name(format)
     if format != "auto":
         check_kind(source, format, kind)
-    records = all_records(source, config=config, split=split, revision=revision)
+    records = _streamed(source, config, split, revision) if kind == "document" and limit else None
+    records = records or all_records(source, config=config, split=split, revision=revision)
     name, auto, rows_in = format, format == "auto", 0
     broken: list[UserError] = []
     rows: list[Row] = []
@@ -94,21 +96,42 @@ def load_rows(
     return Loaded(rows, name, rows_in, dict(skipped), broken)
 
 
-def source_format(source: DataSource, kind: RowKind) -> str:
+def source_format(
+    source: DataSource, kind: RowKind, records: Iterator[tuple[str, Record | UserError]] | None = None
+) -> str:
     """The format of a source, told from its first whole record; empty where it has none.
+
+    Args:
+        source: where the records are.
+        kind: what the step needs.
+        records: the first ones, where they need not be looked for.
 
     Raises UserError if there is no such format, or if it gives no rows of the kind that the step needs.
     """
     check_format_name(source.format)
     name = source.format
     if name == "auto":
-        records = all_records(source.source, config=source.config, split=source.split, revision=source.revision)
+        records = records or all_records(
+            source.source, config=source.config, split=source.split, revision=source.revision
+        )
         first = next(((origin, record) for origin, record in records if not isinstance(record, UserError)), None)
         if first is None:
             return ""
         name = detect_format([first])
     check_kind(source.source, name, kind)
     return name
+
+
+def _streamed(
+    source: str, config: str | None, split: str | None, revision: str | None
+) -> Iterator[tuple[str, Record | UserError]] | None:
+    """The records of a Hub dataset that is not downloaded; None where it is, and for all other sources."""
+    if local_path(source) is not None:
+        return None
+    from smolalign.data.hub_stream import big_split, first_records
+
+    found = big_split(source, config, split, revision)
+    return first_records(source, config, found) if found else None
 
 
 def check_kind(source: str, name: str, kind: RowKind) -> None:

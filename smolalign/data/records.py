@@ -32,6 +32,7 @@ class Part:
         first: number of the first line or row, counted from 1.
         records: how many records it holds, at most; 0 where that is not known without reading it.
         hub: config, split and revision of a Hub dataset.
+        file: of a Hub dataset that is read as a stream; `start` and `stop` are then its row groups, where it has any.
     """
 
     source: str
@@ -40,6 +41,7 @@ class Part:
     first: int = 1
     records: int = 0
     hub: tuple[str | None, str | None, str | None] | None = None
+    file: str | None = None
 
 
 def read_records(
@@ -105,6 +107,11 @@ def source_parts(
 
 def read_part(part: Part) -> Iterator[tuple[str, Record | UserError]]:
     """Yields `(origin, record)` of one part; see `all_records`."""
+    if part.file is not None:
+        from smolalign.data.hub_stream import read_streamed
+
+        yield from read_streamed(part)
+        return
     if part.hub is not None:
         from smolalign.data.hub import read_hub
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from smolalign import processes
 from smolalign.data.assembly.assemble import Assembled
 from smolalign.data.assembly.documents import texts_of
+from smolalign.data.assembly.engine.jobs import run_on
+from smolalign.data.assembly.pool import Run
 from smolalign.data.gather import assemble_documents, assemble_held_out, gather_sources, write_report
 from smolalign.data.tokens.files import TokenFiles, joined
 from smolalign.data.tokens.tokenize import Encoder, first_texts, tokenized
@@ -22,6 +24,9 @@ from smolalign.recipe.schema import PretrainStep
 from smolalign.report import Reporter
 from smolalign.store import taking_turns, whole_folder
 from smolalign.train.tokenizer import END_OF_TEXT, tokenizer_texts, train_tokenizer
+
+if TYPE_CHECKING:
+    from smolalign.data.assembly.engine.file import Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,32 +68,42 @@ class Corpus:
         return self.compression.bytes_per_token
 
 
-def prepare(step: PretrainStep, folder: Path, report: Reporter) -> Corpus:
+def prepare(step: PretrainStep, folder: Path, report: Reporter, engine: Engine | None = None) -> Corpus:
     """Assemble the step's sources, train or take its tokenizer, and tokenize what is not tokenized yet.
 
     Of several processes of a launch all call it; the first that comes does the work, and the others find it done.
+
+    Args:
+        step: the recipe.
+        folder: of the step.
+        report: shown the progress.
+        engine: what assembling and tokenizing runs on, in place of processes of this machine.
 
     Raises:
         UserError: see `assemble`; the tokenizer cannot be taken; the cache cannot be written.
     """
     with taking_turns(folder / "checkpoints" / "corpus"):
-        return _prepared(step, folder, report)
+        return _prepared(step, folder, report, engine)
 
 
-def _prepared(step: PretrainStep, folder: Path, report: Reporter) -> Corpus:
+def _prepared(step: PretrainStep, folder: Path, report: Reporter, engine: Engine | None) -> Corpus:
     names = [source.name or short for source, short in zip(step.data, source_names(step.data), strict=True)]
     which, rows = _distinct(step.data)
     own_names = [names[which.index(number)] for number in range(len(rows))]
-    found = assemble_documents(step, rows, own_names, folder, report)
+    found = assemble_documents(step, rows, own_names, folder, report, engine)
     if processes.is_main():
         write_report(folder, found.report)
     tokenizer = _tokenizer(step, found, folder)
     encoder = encoder_of(tokenizer)
-    train = _tokenized(found, found.train, own_names, encoder, report)
+    run = run_on(engine, folder, folder / "checkpoints" / "engine", report)
+    train = _tokenized(found, found.train, own_names, encoder, report, run)
+    for name, files in train.items():
+        report.say(f"{name}: {files.tokens:,} tokens in {files.documents:,} documents")
     test = _tokenized(found, found.test, own_names, encoder, report)
     measured = _eval_data(step, encoder, folder, report)
     held_out = {**measured, **({"test": joined(list(test.values()))} if test else {})}
     compression = _compression([train] if not held_out else [test, measured], "held-out" if held_out else "training")
+    report.say(f"{compression.bytes_per_token:.2f} bytes of {compression.text} text a token")
     sources = {name: train[own_names[number]] for name, number in zip(names, which, strict=True)}
     return Corpus(tokenizer, sources, held_out, compression, found.report["sources"])
 
@@ -101,13 +116,18 @@ def _distinct(sources: Sequence[DataSource]) -> tuple[list[int], list[DataSource
 
 
 def _tokenized(
-    found: Assembled, files: Sequence[str], names: Sequence[str], encoder: Encoder, report: Reporter
+    found: Assembled,
+    files: Sequence[str],
+    names: Sequence[str],
+    encoder: Encoder,
+    report: Reporter,
+    run: Run | None = None,
 ) -> dict[str, TokenFiles]:
     """Token files of an assembly's shards by the names of their sources; those of which there is none are left out."""
     by_source: dict[str, list[Path]] = {}
     for file in files:
         by_source.setdefault(names[found.sources[file]], []).append(found.folder / file)
-    return {name: tokenized(by_source[name], encoder, name, report) for name in names if name in by_source}
+    return {name: tokenized(by_source[name], encoder, name, report, run) for name in names if name in by_source}
 
 
 def _eval_data(step: PretrainStep, encoder: Encoder, folder: Path, report: Reporter) -> dict[str, TokenFiles]:

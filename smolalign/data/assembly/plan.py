@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from smolalign.data.load import source_format
-from smolalign.data.records import Part, source_parts
+from smolalign.data.records import Part, read_part, source_parts
+from smolalign.data.sources import local_path
 from smolalign.recipe.data import DataSource, Decontaminate, Deduplicate, Filters
 from smolalign.recipe.schema import AssemblyStep
 from smolalign.rows import RowKind
@@ -95,11 +96,16 @@ def make_plan(assembly: Assembly, work: Path) -> Plan:
     known = read_json(work / _FILE)
     if known:
         return Plan(assembly, known["formats"], [_unit(item) for item in known["units"]], known["buckets"])
-    formats = [source_format(source, assembly.kind) for source in assembly.sources]
+    streamed = [_streamed(assembly, number) for number in range(len(assembly.sources))]
+    formats = [
+        source_format(source, assembly.kind, read_part(parts[0]) if parts else None)
+        for source, parts in zip(assembly.sources, streamed, strict=True)
+    ]
     units = [
         Unit(number, part)
-        for number, source in enumerate(assembly.sources)
-        for part in source_parts(source.source, config=source.config, split=source.split, revision=source.revision)
+        for number, (source, parts) in enumerate(zip(assembly.sources, streamed, strict=True))
+        for part in parts
+        or source_parts(source.source, config=source.config, split=source.split, revision=source.revision)
     ]
     buckets = sum(unit.rows for unit in units) // _BUCKET_ROWS
     if assembly.kind == "document":
@@ -110,6 +116,20 @@ def make_plan(assembly: Assembly, work: Path) -> Plan:
         work / _FILE, {"formats": formats, "buckets": plan.buckets, "units": [asdict(unit) for unit in plan.units]}
     )
     return plan
+
+
+def _streamed(assembly: Assembly, number: int) -> list[Part]:
+    """The parts of a source that is not downloaded; none where it is."""
+    source = assembly.sources[number]
+    if assembly.kind != "document" or local_path(source.source) is not None:
+        return []
+    from smolalign.data.hub_stream import big_split, streamed_parts
+
+    split = big_split(source.source, source.config, source.split, source.revision)
+    if split is None:
+        return []
+    draw = f"{assembly.seed} {assembly.names[number]}"
+    return streamed_parts(source.source, source.config, split, most_rows=source.max_rows, draw=draw)
 
 
 def _unit(item: dict[str, Any]) -> Unit:
