@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from smolalign import processes
 from smolalign.data.load import load_rows
-from smolalign.recipe.data import DataSource
+from smolalign.recipe.data import AnnotatedSource, DataSource
 from smolalign.recipe.schema import AssemblyStep
 from smolalign.report import Reporter, Silent
 from smolalign.rows import RowKind
@@ -75,7 +75,7 @@ def _read(found: Assembled, kind: RowKind) -> Gathered:
     return Gathered(train, test, found.report["sources"])
 
 
-def source_names(sources: Sequence[DataSource]) -> list[str]:
+def source_names(sources: Sequence[DataSource | AnnotatedSource]) -> list[str]:
     """A short name for each source, the same wherever the files lie, so that sampling by name is reproducible."""
     parts = [PurePath(s.source).parts for s in sources]
     names = []
