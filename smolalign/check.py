@@ -11,7 +11,7 @@ from typing import Any
 from smolalign.data.sources import named
 from smolalign.errors import UserError
 from smolalign.fits import Fit, Target, fits
-from smolalign.inputs import as_source, resolve_beside, resolve_data, resolve_model
+from smolalign.inputs import as_source, resolve_beside, resolve_data, resolve_model, resolve_scorer
 from smolalign.look import (
     KIND_OF_ROWS,
     Chain,
@@ -21,6 +21,7 @@ from smolalign.look import (
     sources_ahead,
     tokenizer_ahead,
 )
+from smolalign.quality.load import require_scorer
 from smolalign.recipe.batch import SIZE, counts
 from smolalign.recipe.data import DataSource, Filters
 from smolalign.recipe.load import Recipe
@@ -34,7 +35,7 @@ from smolalign.recipe.measure import (
     ToolCalls,
     is_replies,
 )
-from smolalign.recipe.schema import AssemblyStep, EvalStep, PretrainStep, TrainStep, TuneStep
+from smolalign.recipe.schema import AssemblyStep, EvalStep, PretrainStep, QualityStep, TrainStep, TuneStep
 from smolalign.rows import RowKind
 
 # Rows of each source that are read, rendered and measured.
@@ -80,6 +81,7 @@ def check_steps(
             *_check_benchmarks(name, recipe),
             *_check_judges(name, recipe, chain),
             *_check_assembly(name, recipe, chain),
+            *_check_annotations(name, recipe, chain),
         ]:
             wrong = wrong or finding.problem is not None
             yield finding
@@ -208,6 +210,7 @@ def _check_assembly(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding
                 require_possible(filters, counted=step.count_tokens_with is not None)
             except UserError as error:
                 yield Finding(name, problem=error.at(recipe.file))
+    yield from _check_scorers(name, recipe, step, chain)
     for benchmark in step.decontaminate.against if step.decontaminate else []:
         from smolalign.data.assembly.contamination import read_questions
 
@@ -216,6 +219,40 @@ def _check_assembly(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding
             questions = read_questions(benchmark.model_copy(update={"source": source}))
             called = named(benchmark.source, benchmark.split, benchmark.config)
             yield Finding(name, f"{called}: {len(questions):,} questions to keep out")
+        except UserError as error:
+            yield Finding(name, problem=error.at(recipe.file))
+
+
+def _check_scorers(name: str, recipe: Recipe, step: AssemblyStep, chain: Chain) -> Iterator[Finding]:
+    """That what gives rows a score is there; of a classifier on the Hub that it is one, without its weights."""
+    filters = [step.filters, *(source.filters for source in step.data if source.filters)]
+    for reference in dict.fromkeys(one.quality.scorer for one in filters if one.quality):
+        try:
+            if reference.startswith("@"):
+                require_step(reference, "scorer", chain, name)
+            else:
+                found = require_scorer(resolve_scorer(reference, recipe, chain.run_folder)[0])
+                yield Finding(name, f"{reference}: {found}")
+        except UserError as error:
+            yield Finding(name, problem=error.at(recipe.file))
+
+
+def _check_annotations(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
+    """That annotated texts can be read, and that what learns from them is installed."""
+    step = recipe.step
+    if not isinstance(step, QualityStep):
+        return
+    from smolalign.quality.annotations import read_annotated
+    from smolalign.quality.learn import require_learner
+
+    for source in [*step.data, *step.eval_data]:
+        try:
+            require_learner()
+            place = resolve_data(as_source(source), recipe, chain.run_folder)[0].source
+            called = named(source.source, source.split, source.config)
+            asked = source.model_copy(update={"source": place, "max_rows": None})
+            found = read_annotated(asked, called, step.seed, step.max_rejected, SAMPLE_ROWS)
+            yield Finding(name, f"{called}: annotations, {_counted(found.rows_in)} read")
         except UserError as error:
             yield Finding(name, problem=error.at(recipe.file))
 
@@ -325,6 +362,8 @@ def _sources(recipe: Recipe) -> Iterator[tuple[DataSource, RowKind]]:
         for task in recipe.step.tasks.values():
             if isinstance(task, OnData) and not task.reads_whole():
                 yield from ((data, ROWS_OF_TASK[task.task]) for data in task.data)
+        return
+    if isinstance(recipe.step, QualityStep):
         return
     kind = KIND_OF_ROWS[recipe.kind]
     for field in ("data", "eval_data"):

@@ -16,7 +16,7 @@ from smolalign.cli_export import export
 from smolalign.cli_launch import launch
 from smolalign.cli_look import check, init, preview
 from smolalign.cli_tokens import tokenize
-from smolalign.cli_train import dpo, fc, pretrain, run, sft, smoltalk
+from smolalign.cli_train import dpo, fc, pretrain, quality, run, sft, smoltalk
 from smolalign.environment import prepare
 from smolalign.errors import Failed, UserError, UserErrors
 from smolalign.processes import count, end_with_launcher, is_launched, is_main, tell_launcher
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 # In the order of --help.
 app.command()(run)
+app.command()(quality)
 app.command()(tokenize)
 app.command()(pretrain)
 app.command()(smoltalk)

@@ -1,4 +1,4 @@
-"""The commands that make data and models on the command line: run, pretrain, smoltalk, sft, dpo, fc."""
+"""The commands that make data and models on the command line: run, pretrain, quality, smoltalk, sft, dpo, fc."""
 
 from __future__ import annotations
 
@@ -91,6 +91,17 @@ def pretrain(
         explain=explain,
         planned=_planned(launch, processes, config, machine),
     )
+
+
+def quality(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    out: Out = None,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a scorer of educational value on annotated texts, for filters.quality."""
+    _step("quality", recipe, overrides, out, fresh, dry_run)
 
 
 def smoltalk(

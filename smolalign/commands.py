@@ -12,6 +12,7 @@ from smolalign.console import (
     print_data_report,
     print_finding,
     print_line,
+    print_quality,
     print_step,
 )
 from smolalign.console_eval import print_evaluation
@@ -96,6 +97,8 @@ def run_one(
         return
     if kind == "smoltalk" and (found := read_json(result.folder / "data_report.json")):
         print_data_report(found)
+    if kind == "quality":
+        print_quality(result.manifest["metrics"], result.manifest["recipe"]["threshold"])
     print_line(f"in {result.folder}")
 
 

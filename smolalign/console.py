@@ -152,6 +152,10 @@ def print_data_report(report: Mapping[str, Any]) -> None:
     hit = ", ".join(f"{name} {count(rows)}" for name, rows in report["contaminated"].items() if rows)
     if hit:
         print_line(f"overlap with evaluation sets, in rows: {hit}")
+    for source in report["sources"]:
+        if "scores" in source:
+            rows = ", ".join(f"{score}: {count(number)}" for score, number in enumerate(source["scores"]["rows"]))
+            print_line(f"educational value of {source['source']}, in rows: {rows}")
     if report["tokens_counted_with"] is None:
         print_line("tokens are estimated from bytes")
 
@@ -196,13 +200,42 @@ def _print_beside(heads: Sequence[str], lines: Sequence[tuple[str, Sequence[str]
 
 def _reasons(dropped: Mapping[str, Mapping[str, int]], rows_in: int) -> Table:
     """A line for each reason for which rows were dropped."""
-    table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0))
-    table.add_column("dropped for", overflow="fold")
-    for column in ("rows", "of rows in", "tokens"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = _figures_table("dropped for", ["rows", "of rows in", "tokens"])
     for reason, lost in dropped.items():
         table.add_row(escape(reason), count(lost["rows"]), share(lost["rows"], rows_in), compact(lost["tokens"]))
     return table
+
+
+def print_quality(metrics: Mapping[str, Any], threshold: int) -> None:
+    """How good a scorer is on held-out annotations: of all and of each kind of text, then at each threshold."""
+    if "thresholds" not in metrics:
+        return
+    parts = {"all": metrics, **metrics.get("kinds", {})}
+    at_threshold = _figures_table(
+        f"kept from {threshold} on", ["texts", "precision", "recall", "F1", "error", "rank corr."]
+    )
+    for name, part in parts.items():
+        shares = (part[key] for key in ("precision", "recall", "f1", "mean_absolute_error", "spearman"))
+        at_threshold.add_row(escape(name), count(part["held_out"]), *map(_three_digits, shares))
+    at_each = _figures_table("from", ["precision", "recall", "F1", "kept", "annotated so"])
+    for at in metrics["thresholds"]:
+        shares = (at[key] for key in ("precision", "recall", "f1"))
+        at_each.add_row(str(at["threshold"]), *map(_three_digits, shares), count(at["kept"]), count(at["wanted"]))
+    out.print(at_threshold)
+    out.print()
+    out.print(at_each)
+
+
+def _figures_table(first: str, columns: Sequence[str]) -> Table:
+    table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0))
+    table.add_column(first, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _three_digits(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def print_marked(title: str, parts: Sequence[tuple[str, bool]], footer: str) -> None:

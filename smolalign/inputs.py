@@ -9,7 +9,8 @@ from smolalign.adapters import base_of, is_adapter
 from smolalign.data.records import fingerprint_source
 from smolalign.data.sources import data_files, missing
 from smolalign.errors import UserError
-from smolalign.recipe.data import Benchmark, DataSource
+from smolalign.quality.folder import is_scorer, scorer_files
+from smolalign.recipe.data import AnnotatedSource, Benchmark, DataSource
 from smolalign.recipe.load import Recipe
 from smolalign.recipe.measure import is_replies
 from smolalign.store import digest_files, digest_json, digest_model, digest_path, read_manifest
@@ -87,6 +88,29 @@ def _resolve_rows(data: DataSource, recipe: Recipe, run_folder: Path) -> tuple[D
     return data.model_copy(update={"source": source}), digest
 
 
+def resolve_scorer(reference: str, recipe: Recipe, run_folder: Path) -> tuple[str, str]:
+    """Folder or Hub id of what gives texts their scores, and the digest of its content."""
+    if reference.startswith("@"):
+        step, manifest = _finished(reference[1:], run_folder, recipe.file)
+        if not is_scorer(step / "scorer"):
+            what = f"{reference} has no scorer: it is a step of kind {manifest['kind']}"
+            raise UserError(what, where=str(recipe.file), mend="name a step of kind quality")
+        return str((step / "scorer").resolve()), str(manifest["output"])
+    path = recipe.folder / Path(reference).expanduser()
+    if is_scorer(path):
+        return str(path.resolve()), digest_files(path, scorer_files(path))
+    if is_scorer(path / "scorer"):
+        what = f"{reference} is a step's folder, and its scorer lies in it"
+        raise UserError(what, where=str(recipe.file), mend=f"write {reference.rstrip('/')}/scorer")
+    if (path / "config.json").is_file():
+        return str(path.resolve()), digest_model(path)
+    if path.exists() or reference.startswith((".", "/", "~")) or reference.count("/") != 1:
+        what = f"{reference} is no scorer: it has neither scorer.json nor config.json" if path.exists() else ""
+        mend = "name a quality step, its scorer/ folder, or a classifier's folder or Hub id"
+        raise UserError(what or f"no scorer {reference}", where=str(recipe.file), mend=mend)
+    return reference, digest_json(reference)
+
+
 def resolve_beside(reference: str, recipe: Recipe) -> tuple[str, str]:
     """Path of a file or folder that is read beside a task's rows, and the digest of its content."""
     path = recipe.folder / Path(reference).expanduser()
@@ -95,9 +119,9 @@ def resolve_beside(reference: str, recipe: Recipe) -> tuple[str, str]:
     return str(path.resolve()), digest_path(path)
 
 
-def as_source(benchmark: Benchmark) -> DataSource:
-    """Where a benchmark is read from."""
-    return DataSource(**benchmark.model_dump(include={"source", "config", "split", "revision"}))
+def as_source(named: Benchmark | AnnotatedSource) -> DataSource:
+    """Where a benchmark, or a set of annotated texts, is read from."""
+    return DataSource(**named.model_dump(include={"source", "config", "split", "revision"}))
 
 
 def _looks_like_path(source: str) -> bool:

@@ -15,7 +15,7 @@ from smolalign.errors import UserError
 from smolalign.inputs import resolve_data, resolve_model
 from smolalign.recipe.data import DataSource
 from smolalign.recipe.load import Recipe
-from smolalign.recipe.schema import AssemblyStep, PretrainStep, SmoltalkStep, Step, TrainStep, TuneStep
+from smolalign.recipe.schema import AssemblyStep, PretrainStep, QualityStep, SmoltalkStep, Step, TrainStep, TuneStep
 from smolalign.rows import RowKind
 from smolalign.store import read_manifest
 
@@ -50,7 +50,7 @@ def require_step(reference: str, gives: str, chain: Chain, reader: str) -> None:
 
     Args:
         reference: `@name`.
-        gives: `model`, or a split of rows.
+        gives: `model`, `scorer`, or a split of rows.
         chain: the reader among its steps.
         reader: the step that the reference stands in.
     """
@@ -65,7 +65,7 @@ def require_step(reference: str, gives: str, chain: Chain, reader: str) -> None:
         what = f"{reference} is no earlier step and has not been run: no finished step in {chain.run_folder / name}"
         raise UserError(what, where=where, mend=mend)
     if name in before and gives not in (given := _gives(chain.steps[name].step)):
-        what = "no model" if gives == "model" else f"no rows of split {gives!r}"
+        what = f"no {gives}" if gives in ("model", "scorer") else f"no rows of split {gives!r}"
         raise UserError(
             f"{reference} gives {what}: it is a step of kind {chain.steps[name].kind}",
             where=where,
@@ -74,7 +74,9 @@ def require_step(reference: str, gives: str, chain: Chain, reader: str) -> None:
 
 
 def _gives(step: Step) -> list[str]:
-    """What later steps may read of a step: `model`, and splits of rows."""
+    """What later steps may read of a step: `model`, `scorer`, and splits of rows."""
+    if isinstance(step, QualityStep):
+        return ["scorer"]
     rows = ["train"] if isinstance(step, SmoltalkStep) else []
     if isinstance(step, SmoltalkStep | TuneStep) and step.test_fraction:
         rows.append("test")

@@ -10,17 +10,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from smolalign import __version__, processes
 from smolalign.chat.template import chat_template
 from smolalign.errors import UserError
 from smolalign.export.card import step_card
 from smolalign.hardware import hardware
-from smolalign.inputs import as_source, resolve_beside, resolve_data, resolve_model
+from smolalign.inputs import as_source, resolve_beside, resolve_data, resolve_model, resolve_scorer
 from smolalign.outcome import Outcome
 from smolalign.recipe.batch import ACCUMULATED, SIZE, divide
-from smolalign.recipe.data import Benchmark, DataSource
+from smolalign.recipe.data import AnnotatedSource, Benchmark, DataSource, Filters
 from smolalign.recipe.load import Recipe, dump_recipe
 from smolalign.recipe.measure import TASK_FILES, EvalTask, OnData
 from smolalign.recipe.schema import EvalStep, Step, TrainStep
@@ -40,12 +40,17 @@ from smolalign.store import (
 # Modules are named, not imported: a run whose steps are all cached never loads torch.
 RUNNERS = {
     "pretrain": "smolalign.train.pretrain",
+    "quality": "smolalign.quality.run",
     "smoltalk": "smolalign.data.smoltalk",
     "sft": "smolalign.train.sft",
     "fc": "smolalign.train.sft",
     "dpo": "smolalign.train.dpo",
     "eval": "smolalign.eval.run",
 }
+
+
+# What is read from where a source of rows could be, without being one.
+Named = TypeVar("Named", Benchmark, AnnotatedSource)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +98,15 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
     def source(data: DataSource) -> DataSource:
         key = f"{data.source}:{data.split}" if data.split else data.source
         found, inputs[key] = resolve_data(data, recipe, run_folder)
-        return found
+        return found.model_copy(update={"filters": filters(data.filters)}) if data.filters else found
 
-    def benchmark(asked: Benchmark) -> Benchmark:
+    def filters(asked: Filters) -> Filters:
+        if asked.quality is None:
+            return asked
+        scorer, inputs[asked.quality.scorer] = resolve_scorer(asked.quality.scorer, recipe, run_folder)
+        return asked.model_copy(update={"quality": asked.quality.model_copy(update={"scorer": scorer})})
+
+    def elsewhere(asked: Named) -> Named:
         return asked.model_copy(update={"source": source(as_source(asked)).source})
 
     def beside(reference: str) -> str:
@@ -112,11 +123,13 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
         if field == "model" or (field == "count_tokens_with" and value):
             changes[field] = model(value)
         elif field in ("data", "eval_data", "tokenizer_data"):
-            changes[field] = [source(item) for item in value]
+            changes[field] = [source(item) if isinstance(item, DataSource) else elsewhere(item) for item in value]
+        elif field == "filters":
+            changes[field] = filters(value)
         elif field == "tokenizer" and value.model:
             changes[field] = value.model_copy(update={"model": model(value.model)})
         elif field == "decontaminate" and value is not None:
-            changes[field] = value.model_copy(update={"against": [benchmark(item) for item in value.against]})
+            changes[field] = value.model_copy(update={"against": [elsewhere(item) for item in value.against]})
     if isinstance(recipe.step, EvalStep):
         changes["models"] = {name: model(reference) for name, reference in recipe.step.models.items()}
         changes["tasks"] = {name: measurement(task) for name, task in recipe.step.tasks.items()}

@@ -24,7 +24,7 @@ ASKED = "asked.jsonl"
 _DATA_FILES = ("data_report.html", "rejected.jsonl")
 # What a step may leave in its folder, the manifest first.
 _FILES = (MANIFEST, "recipe.yaml", "metrics.jsonl", "data_report.json", "samples.jsonl", "before.json", *_DATA_FILES)
-_FOLDERS = ("model", "data", "checkpoints", "adapter")
+_FOLDERS = ("model", "data", "scorer", "checkpoints", "adapter")
 # What a judge was paid for, by request: no other step takes it for its own, so it outlives changes of a recipe.
 JUDGEMENTS = "judgements.jsonl"
 
@@ -65,8 +65,10 @@ def digest_model(folder: Path) -> str:
 
 
 def output_files(folder: Path) -> list[Path]:
-    """What later steps read of a step: the files of its model, but for the card, and its rows."""
-    files = [file for part in ("model", "data") for file in sorted((folder / part).rglob("*")) if file.is_file()]
+    """What later steps read of a step: the files of its model, but for the card, its rows, and its scorer."""
+    files = [
+        file for part in ("model", "data", "scorer") for file in sorted((folder / part).rglob("*")) if file.is_file()
+    ]
     return [file for file in files if file != folder / "model" / CARD]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import json
 import re
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NANO = ROOT / "data" / "nano"
 sys.path.insert(0, str(ROOT))
 
-from data.generators import advice, calls, chats, places, pretrain, world  # noqa: E402
+from data.generators import advice, calls, chats, places, pretrain, quality, world  # noqa: E402
 
 JSON_TYPES = {"string": str, "integer": int}
 
@@ -75,7 +76,7 @@ def pools() -> Iterator[world.Pool]:
         elif isinstance(value, calls.Kind):
             yield value.says
 
-    for module in (advice, calls, chats, places, pretrain):
+    for module in (advice, calls, chats, places, pretrain, quality):
         yield from inside(tuple(vars(module).values()))
 
 
@@ -112,7 +113,7 @@ def test_generating_again_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_the_data_is_small() -> None:
-    assert sum((NANO / path).stat().st_size for path in paths()) < 8_000_000
+    assert sum((NANO / path).stat().st_size for path in paths()) < 8_500_000
 
 
 @pytest.mark.parametrize(
@@ -236,3 +237,19 @@ def test_facts_and_sums_asked_in_training_are_not_asked_again() -> None:
     pretraining = " ".join(pretraining_texts())
     for place in places.PLACES:
         assert all(name in pretraining for name in (place.name, *(value for _, value in place.facts)))
+
+
+@pytest.mark.parametrize("path", [path for path in paths() if path.endswith("quality.jsonl")])
+def test_every_kind_of_text_has_as_many_of_each_educational_value(path: str) -> None:
+    rows = read(path)
+    cells = collections.Counter((row["kind"], row["score"]) for row in rows)
+    assert set(cells) == set(itertools.product(("text", "math", "code"), range(6)))
+    assert len(set(cells.values())) == 1
+    assert len({row["text"] for row in rows}) == len(rows)
+
+
+def test_what_annotated_texts_teach_is_split() -> None:
+    taught = {split: quality.topics_of(split) for split in ("train", *world.MEASURED)}
+    assert len({topic for topics in taught.values() for topic in topics}) == sum(map(len, taught.values()))
+    training = {row["text"] for row in read("quality.jsonl")}
+    assert not training & {row["text"] for split in world.MEASURED for row in read(f"{split}/quality.jsonl")}

@@ -20,7 +20,7 @@ MODULES = {
 }
 CLI = {"cli", *(path.stem for path in PACKAGE.glob("cli_*.py"))}
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "pyarrow", "accelerate", "numpy", "huggingface_hub"}
-HEAVY |= {"rensa", "jinja2", "prompt_toolkit", "llguidance", "bm25s"}
+HEAVY |= {"sklearn", "scipy", "rensa", "jinja2", "prompt_toolkit", "llguidance", "bm25s"}
 # On an idle machine it takes half of that; the limit leaves room for a busy one.
 HELP_SECONDS = 1.0
 
@@ -83,6 +83,7 @@ def layer(module: str) -> int:
         "vocabulary": 2,
         "adapters": 2,
         "data": 2,
+        "quality": 2,
         "chat": 2,
         "cost": 1,
         "pages": 2,
@@ -104,7 +105,8 @@ def test_imports_point_down_only(module: str) -> None:
     sorted(
         name
         for name in MODULES
-        if name.split(".")[1:2] in (["data"], ["chat"], ["model"], ["train"], ["eval"], ["apps"], ["export"])
+        if name.split(".")[1:2]
+        in (["data"], ["quality"], ["chat"], ["model"], ["train"], ["eval"], ["apps"], ["export"])
     ),
 )
 def test_what_works_on_data_and_models_knows_nothing_of_chain_and_screen(module: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data.generators import calls, chats, preferences, pretrain
+from data.generators import calls, chats, preferences, pretrain, quality
 from data.generators.world import MEASURED, Draw
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "nano"
@@ -22,6 +22,7 @@ CHATS = {
     "math": 500,
     "knowledge": 300,
 }
+QUALITY = {"dev": 4, "heldout": 9}
 INSTRUCTIONS = {"constraints": 75, "rewrite": 65, "summarize": 60, "system": 60, "math": 25, "knowledge": 15}
 
 
@@ -35,12 +36,14 @@ def files() -> Iterator[tuple[str, Iterable[dict[str, Any]]]]:
     yield "smoltalk/calls.jsonl", calls.chat_rows(Draw("calls"), 920)
     yield "ultrafeedback.jsonl", preferences.rows(Draw("ultrafeedback"), 1200)
     yield "apigen.jsonl", calls.apigen_rows(Draw("apigen"), 2600)
+    yield "quality.jsonl", quality.rows(Draw("quality"), 28)
     for split in MEASURED:
         yield f"{split}/pretrain.jsonl", pretrain.documents(Draw(f"{split} pretrain", split), 150)
         yield f"{split}/instructions.jsonl", chats.instruction_rows(Draw(f"{split} answers", split), INSTRUCTIONS)
         yield f"{split}/chat.jsonl", chats.style_rows(Draw(f"{split} everyday", split), 120)
         yield f"{split}/ultrafeedback.jsonl", preferences.rows(Draw(f"{split} preferences", split), 200)
         yield f"{split}/apigen.jsonl", calls.apigen_rows(Draw(f"{split} requests", split), 350)
+        yield f"{split}/quality.jsonl", quality.rows(Draw(f"{split} quality", split), QUALITY[split])
 
 
 def write(out: Path) -> None:

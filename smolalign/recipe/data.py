@@ -33,6 +33,17 @@ class Range(Strict):
         return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
 
 
+class Quality(Strict):
+    """Educational value from 0 to 5, as a scorer gives it to the text of a row: all of its turns, of a pair with the
+    chosen answer."""
+
+    scorer: str
+    """`@step` of kind quality, the `scorer/` folder of one, or a classifier with one output, such as
+    `HuggingFaceFW/fineweb-edu-classifier`: a Hub id (`owner/name@revision`) or a folder."""
+    min: Annotated[int, Field(ge=1, le=5)] = 3
+    """Smallest score that is kept, of scores rounded to whole numbers."""
+
+
 class Filters(Strict):
     """What a row must be to stay. Every row that is dropped is counted under the filter's name."""
 
@@ -60,6 +71,8 @@ class Filters(Strict):
     """Columns of the record, dotted where nested, and what they must hold: a range, or a list of the values to keep."""
     regex: list[str] = Field(default_factory=list)
     """Drop rows in which one of these is found, in any turn."""
+    quality: Quality | None = None
+    """Keep what a scorer finds of educational value, as FineWeb-Edu, FineMath and Stack-Edu do."""
 
 
 class PairChoice(Strict):
@@ -141,6 +154,27 @@ class DataSource(Strict):
     """Hard negatives of function calling to make of its rows."""
 
 
+class AnnotatedSource(Strict):
+    """One source of texts whose educational value somebody, or some model, has judged."""
+
+    source: str
+    """A file (.jsonl, .json, .parquet), a folder of them, or a dataset on the Hub (`owner/name`)."""
+    config: str | None = None
+    """Configuration of a Hub dataset."""
+    split: str | None = None
+    """Split of a folder or a Hub dataset, by default `train`."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub dataset."""
+    max_rows: PositiveInt | None = None
+    """At most this many of its rows, taken at random."""
+    text: str | None = None
+    """Column of the text; by default the first of the usual names."""
+    score: str | None = None
+    """Column of the score, from 0 to 5; by default the first of the usual names."""
+    kind: str | None = None
+    """Column that says what a text is, for figures of each kind; by default the first of the usual names."""
+
+
 class Deduplicate(Strict):
     """Removal of rows that stand there already."""
 
@@ -180,7 +214,7 @@ class Decontaminate(Strict):
     """Words in a run that must not occur in both (Brown et al. 2020 took 13)."""
 
 
-def source_names(sources: Sequence[DataSource]) -> list[str]:
+def source_names(sources: Sequence[DataSource | AnnotatedSource]) -> list[str]:
     """A short name for each source, the same wherever the files lie, so that sampling by name is reproducible."""
     parts = [PurePath(s.source).parts for s in sources]
     names = []

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from graphlib import CycleError, TopologicalSorter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from smolalign.recipe.batch import batch_problem
 from smolalign.recipe.block import Fraction, PositiveInt, Strict
-from smolalign.recipe.data import DataSource, Decontaminate, Deduplicate, Filters
+from smolalign.recipe.data import AnnotatedSource, DataSource, Decontaminate, Deduplicate, Filters
 from smolalign.recipe.held_out import is_held_out_source, is_held_out_split
 from smolalign.recipe.measure import AnyTask, Pairwise, Preference, ShowcasePrompt, is_replies
 from smolalign.recipe.pretraining import (
@@ -70,7 +70,10 @@ class Step(Strict):
     """Seed of everything random."""
 
 
-def _never_held_out(source: DataSource, info: ValidationInfo) -> DataSource:
+Source = TypeVar("Source", DataSource, AnnotatedSource)
+
+
+def _never_held_out(source: Source, info: ValidationInfo) -> Source:
     """Raises PydanticCustomError where a source's names say that it holds rows to measure on.
 
     The context's `folder`, if there is one, is where relative paths start: what is a folder there is no Hub id.
@@ -238,6 +241,24 @@ class SmoltalkStep(AssemblyStep):
     kind: Literal["smoltalk"]
 
 
+class QualityStep(Step):
+    """Train a scorer of educational value on annotated texts, for `filters.quality`."""
+
+    kind: Literal["quality"]
+    data: Annotated[list[Annotated[AnnotatedSource, AfterValidator(_never_held_out)]], Field(min_length=1)]
+    """The sources of annotated texts."""
+    eval_data: list[AnnotatedSource] = Field(default_factory=list)
+    """Annotated texts to measure on, never trained on."""
+    test_fraction: Fraction = 0.0
+    """Share of `data` held out to measure on, chosen by a hash of each text."""
+    threshold: Annotated[int, Field(ge=1, le=5)] = 3
+    """Score from which on a text counts as worth keeping in the figures."""
+    max_characters: PositiveInt = 4000
+    """How much of a text's beginning is read."""
+    max_rejected: Fraction = 0.01
+    """Largest share of records without a text or a score before the step fails."""
+
+
 class EvalStep(Step):
     """Measure models side by side, stage by stage."""
 
@@ -313,6 +334,7 @@ class PipelineStep(Step):
 
 KINDS: dict[str, type[Step]] = {
     "pretrain": PretrainStep,
+    "quality": QualityStep,
     "smoltalk": SmoltalkStep,
     "sft": SftStep,
     "dpo": DpoStep,

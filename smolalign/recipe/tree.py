@@ -16,7 +16,7 @@ Path_ = tuple[str | int, ...]
 Places = dict[Path_, str]
 Tree = tuple[dict[str, Any], Places]
 # Keys whose value may be a path, and blocks of which every value may be one.
-PATH_KEYS = {"source", "model", "tools", "files", "count_tokens_with", "extends"} | {
+PATH_KEYS = {"source", "model", "tools", "files", "count_tokens_with", "extends", "scorer"} | {
     "possible_answer",
     "judge_prompts",
     "reference_answers",

@@ -16,7 +16,7 @@ from smolalign.store import ASKED, MANIFEST, STARTED, read_json
 
 METRICS, SAMPLES, RECIPE, DATA_REPORT = "metrics.jsonl", "samples.jsonl", "recipe.yaml", "data_report.json"
 # Steps stand in this order where nothing else tells which came first.
-KINDS = ("pretrain", "smoltalk", "sft", "dpo", "fc", "eval")
+KINDS = ("quality", "pretrain", "smoltalk", "sft", "dpo", "fc", "eval")
 
 # No figure of a training is larger; what is would only flatten its curve.
 LARGEST, LARGEST_STEP = 1e30, 1e12

@@ -23,6 +23,7 @@ from smolalign.data.assembly.tokens import Counter as TokenCounter
 from smolalign.data.assembly.tokens import tokenizer_file
 from smolalign.data.assembly.write import Shard, read_shards, save_choice, write_shard
 from smolalign.errors import UserError
+from smolalign.quality.load import forget_scorers, require_scorer
 from smolalign.report import Progress, Reporter
 from smolalign.store import digest_json, read_json, write_json, write_text
 
@@ -78,6 +79,7 @@ def assemble(
     plan = _planned(assembly, work, report)
     with nullcontext(run) if run else pool(workers or _usual_workers(plan)) as run_stage:
         shards, found = _worked_off(plan, work, target, aside, run_stage, report)
+    forget_scorers()
     found["shards"] = [{"file": shard.file, "rows": shard.rows} for shard in shards]
     sources = {shard.file: shard.source for shard in shards if shard.source is not None}
     return Assembled(target, _files(shards, "train"), _files(shards, "test"), found, sources)
@@ -111,7 +113,10 @@ def _planned(assembly: Assembly, work: Path, report: Reporter) -> Plan:
     for number, name in enumerate(assembly.names):
         if name in assembly.names[:number]:
             raise UserError(f'two sources are named "{name}"', mend="give one source a larger weight or repeat instead")
-        require_possible(assembly.filters_of(number), counted=assembly.count_tokens_with is not None)
+        filters = assembly.filters_of(number)
+        require_possible(filters, counted=assembly.count_tokens_with is not None)
+        if filters.quality is not None:
+            require_scorer(filters.quality.scorer, weights=True)
         source = assembly.sources[number]
         if assembly.kind != "chat" and (source.tools or source.negatives):
             raise UserError("tools and negatives are for chats", where=name, mend="remove them from this source")

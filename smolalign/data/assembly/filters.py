@@ -20,7 +20,9 @@ from smolalign.data.assembly.text import said_in, text_of, turns_of
 from smolalign.data.assembly.words import Hashes, distinct, ngram_hashes, word_hashes, words_of
 from smolalign.data.strict_json import shorten
 from smolalign.errors import UserError
-from smolalign.recipe.data import Filters, Range
+from smolalign.quality.load import scorer_of
+from smolalign.quality.scorer import HIGHEST, whole_scores
+from smolalign.recipe.data import Filters, Quality, Range
 from smolalign.rows import Document, Message, Row
 
 _REPEATED_WORDS = 10
@@ -124,6 +126,26 @@ def batch_drops(
             if drops[index] is None and share > filters.max_repetition:
                 drops[index] = Drop("repetition", f"{share:.0%}")
     return drops
+
+
+def quality_drops(texts: Sequence[str], quality: Quality, drops: list[Drop | None]) -> list[int]:
+    """Score what no other filter has dropped, and add to `drops` what scores too low.
+
+    Args:
+        texts: of the rows, all turns each.
+        quality: the filter, its scorer resolved.
+        drops: of each row.
+
+    Returns:
+        How many rows have each whole score from 0 to 5.
+    """
+    left = [place for place, found in enumerate(drops) if found is None]
+    scores = scorer_of(quality.scorer).score([texts[place] for place in left])
+    rounded = whole_scores(scores)
+    for place, score, whole in zip(left, scores.tolist(), rounded.tolist(), strict=True):
+        if whole < quality.min:
+            drops[place] = Drop("quality", f"{score:.2f}")
+    return [int(rows) for rows in np.bincount(rounded, minlength=HIGHEST + 1)]
 
 
 def _answers(turns: Sequence[Message]) -> list[str]:

@@ -84,6 +84,7 @@ def _source(plan: Plan, number: int, tally: Tally, rows: Rows, choice: Choice) -
         "tokens_in": tally.tokens_in,
         "dropped": tally.in_order(),
         **({"negatives": tally.made} if tally.made else {}),
+        **_scores(plan, number, tally),
         "rows_kept": kept,
         "copies": int(out.sum()) - kept,
         "rows_out": int(out.sum()),
@@ -94,6 +95,12 @@ def _source(plan: Plan, number: int, tally: Tally, rows: Rows, choice: Choice) -
             "out": np.bincount(bins, weights=out, minlength=len(LENGTH_EDGES)).astype(int).tolist(),
         },
     }
+
+
+def _scores(plan: Plan, number: int, tally: Tally) -> dict[str, Any]:
+    """The rows that the quality filter saw, by their score, and the smallest score that stays."""
+    quality = plan.assembly.filters_of(number).quality
+    return {"scores": {"min": quality.min, "rows": tally.scores}} if quality and tally.scores else {}
 
 
 def _duplicates(plan: Plan, rows: Rows, choice: Choice) -> list[dict[str, Any]]:

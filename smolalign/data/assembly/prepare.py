@@ -12,7 +12,7 @@ import numpy as np
 
 from smolalign.data.assembly import near
 from smolalign.data.assembly.contamination import Hit, Index, find
-from smolalign.data.assembly.filters import Drop, batch_drops, column_drop, row_drop
+from smolalign.data.assembly.filters import Drop, batch_drops, column_drop, quality_drops, row_drop
 from smolalign.data.assembly.plan import Plan
 from smolalign.data.assembly.reasons import BROKEN, CONTAMINATED
 from smolalign.data.assembly.staging import Rejected, Staged, unit_is_staged, write_unit
@@ -180,6 +180,8 @@ def _take_batch(plan: Plan, own: _Unit, batch: list[tuple[Row, str]], means: Mea
     turns = word_hashes(itertools.chain.from_iterable(said)) if _needs_words(plan, own.filters) else None
     words = joined(turns, [len(one) for one in said]) if turns is not None else None
     drops = batch_drops(rows, own.filters, tokens, turns)
+    if own.filters.quality is not None:
+        own.tally.count_scores(quality_drops(texts, own.filters.quality, drops))
     if means.index is not None and turns is not None:
         _find_contaminated(own, rows, find(means.index, rows, turns), drops)
     for row, text, count, found in zip(rows, texts, tokens, drops, strict=True):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from smolalign.data.assembly.reasons import in_stages
@@ -25,6 +27,7 @@ class Tally:
         dropped: `[rows, tokens]` by reason. `rows_in` is their sum and the rows that are kept.
         lengths: rows in by length, as many as LENGTH_EDGES.
         examples: up to ten of the rows dropped, by reason.
+        scores: rows by the score that `filters.quality` saw, from 0 to 5; empty where it saw none.
         made: rows in by the negatives that were made of them, where a source asks for any.
     """
 
@@ -34,6 +37,7 @@ class Tally:
     dropped: dict[str, list[int]] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=lambda: [0] * len(LENGTH_EDGES))
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    scores: list[int] = field(default_factory=list)
     made: dict[str, int] = field(default_factory=dict)
 
     def take(self, tokens: int) -> None:
@@ -55,12 +59,17 @@ class Tally:
             cut = text if len(text) <= EXAMPLE_CHARACTERS else text[:EXAMPLE_CHARACTERS] + "…"
             shown.append({"origin": origin, "detail": detail, "text": cut})
 
+    def count_scores(self, scores: Sequence[int]) -> None:
+        """Count rows by their scores."""
+        self.scores = [a + b for a, b in zip_longest(self.scores, scores, fillvalue=0)]
+
     def add(self, other: Tally) -> None:
         """Add the counts of another part of the same source."""
         self.format = self.format or other.format
         self.rows_in += other.rows_in
         self.tokens_in += other.tokens_in
         self.lengths = [a + b for a, b in zip(self.lengths, other.lengths, strict=True)]
+        self.count_scores(other.scores)
         for reason, (rows, tokens) in other.dropped.items():
             self.drop(reason, tokens, rows)
         for reason, shown in other.examples.items():
