@@ -164,7 +164,7 @@ def as_on_device(bf16: bool, on_cpu: bool) -> Iterator[None]:
     """Kernels that the meta device would not choose, in place of PyTorch's functions; in the backward pass too, where
     layers may be computed again."""
     changes: list[tuple[Any, str, Any]] = [
-        (attention, "PLAIN_ON", ("cpu", "meta") if on_cpu else ()),
+        (attention, "BLOCKS_ON", ("cpu", "meta") if on_cpu else ()),
         (torch.nn.functional, "scaled_dot_product_attention", fused_attention),
         (attention, "scaled_dot_product_attention", fused_attention),
     ]
