@@ -13,12 +13,14 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from smolalign.model import lora_config
 from smolalign.recipe.schema import Lora
-from smolalign.train import attention
+from smolalign.train import attention, blocks
 from smolalign.train.attention import IMPLEMENTATIONS, attending_per_document
 from smolalign.train.pairs import row_layout
 
 VOCABULARY = 60
 LENGTHS = (5, 1, 17, 9, 2)
+# Two documents of a row of 12.
+PARTS = (slice(0, 7), slice(7, 12))
 
 
 def new_model(*, key_value_heads: int = 2, lora: bool = False) -> Any:
@@ -170,9 +172,11 @@ def test_attention_is_switched_back_even_after_an_error() -> None:
     assert model.config._attn_implementation == before
 
 
-@pytest.mark.parametrize("plain_elements", [0, 16, 10**6], ids=["fused", "both", "plain"])
-def test_short_and_long_documents_are_attended_to_alike(plain_elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "PLAIN_ELEMENTS", plain_elements)
+@pytest.mark.parametrize("kept", [0, 10**6], ids=["computed again", "kept"])
+@pytest.mark.parametrize("size", [1, 4, 12, 128])
+def test_blocks_of_any_size_give_the_same(size: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "SIZE", size)
+    monkeypatch.setattr(blocks, "KEPT_ELEMENTS", kept)
     model, rows = new_model(), documents()
     alone_loss(model, rows).backward()
     expected = gradients(model)
@@ -182,22 +186,34 @@ def test_short_and_long_documents_are_attended_to_alike(plain_elements: int, mon
         assert (gradient - expected[name]).abs().max() / expected[name].abs().max() < 1e-5, name
 
 
+@pytest.mark.parametrize("device", ["cpu", "elsewhere"])
 @pytest.mark.parametrize("queries", [7, 3, 1])
-@pytest.mark.parametrize("plain_elements", [0, 10**6], ids=["fused", "plain"])
-def test_the_last_query_is_at_the_last_key(queries: int, plain_elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "PLAIN_ELEMENTS", plain_elements)
-    query, key, value = (torch.randn(1, heads, 7, 8) for heads in (4, 2, 2))
-    whole = attention._attend(query, key, value, 0.3, 0.0)
-    end = attention._attend(query[:, :, -queries:], key, value, 0.3, 0.0)
-    torch.testing.assert_close(end, whole[:, :, -queries:], rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("size", [2, 5, 128])
+def test_the_last_query_is_at_the_last_key(
+    queries: int, size: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "SIZE", size)
+    monkeypatch.setattr(attention, "BLOCKS_ON", ("cpu",) if device == "cpu" else ())
+    query, key, value = (torch.randn(1, heads, 12, 8) for heads in (4, 2, 2))
+    whole = torch.cat([attention._attend(*(x[:, :, p] for x in (query, key, value)), 0.3, 0.0) for p in PARTS], 2)
+    module, kept = torch.nn.Module(), [*range(7 - queries, 7), *range(12 - min(5, queries), 12)]
+    layout: Any = {
+        "cu_seq_lens_q": torch.tensor([0, queries, len(kept)]),
+        "cu_seq_lens_k": torch.tensor([0, 7, 12]),
+        "key_index": torch.arange(12),
+    }
+    found, _ = attention.per_document_attention(module, query[:, :, kept], key, value, None, 0.3, **layout)
+    torch.testing.assert_close(found.transpose(1, 2), whole[:, :, kept], rtol=1e-5, atol=1e-6)
 
 
 def test_in_bf16_scores_are_not_rounded() -> None:
     generator = torch.Generator().manual_seed(0)
     exact = [4 * torch.randn(1, 2, 40, 16, generator=generator) for _ in range(3)]
     rounded = [part.bfloat16() for part in exact]
-    expected = attention._attend_plainly(*(part.float() for part in rounded), 0.25)
-    found = attention._attend_plainly(*rounded, 0.25)
+    layout: Any = dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), torch.tensor([0, 15, 40]))
+    module = torch.nn.Module()
+    expected, _ = attention.per_document_attention(module, *(p.float() for p in rounded), None, 0.25, **layout)
+    found, _ = attention.per_document_attention(module, *rounded, None, 0.25, **layout)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), expected, rtol=2**-8, atol=1e-6)
 

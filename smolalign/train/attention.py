@@ -17,13 +17,12 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
+from smolalign.train.blocks import Blocked, Part, Shared, plan
+
 # Names under which Transformers finds these; `flex` is Transformers' own, which reads documents off the positions.
 IMPLEMENTATIONS = {"per_document": "per_document", "varlen": "per_document_varlen", "flex": "flex_attention"}
-# On CPUs, documents of up to so many queries times keys are attended to by plain products: 3 times as fast as
-# PyTorch's fused kernel at 128 tokens, no faster beyond 512.
-PLAIN_ELEMENTS = 256 * 256
-# Devices on which that is so; a dry run for the CPU adds the meta device.
-PLAIN_ON = ("cpu",)
+# Devices on which documents are attended to in blocks, by plain products; a dry run for the CPU adds the meta device.
+BLOCKS_ON = ("cpu",)
 
 
 def per_document_attention(
@@ -61,11 +60,14 @@ def per_document_attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if cu_seq_lens_q is None:
         return _attend(query, key, value, scaling, dropout).transpose(1, 2), None
-    queries = cu_seq_lens_q.diff().tolist()
-    keys = queries
-    if key_index is not None and cu_seq_lens_k is not None:
-        keys = cu_seq_lens_k.diff().tolist()
+    if key_index is not None:
         key, value = key.index_select(2, key_index), value.index_select(2, key_index)
+    else:
+        cu_seq_lens_k = cu_seq_lens_q
+    if query.device.type in BLOCKS_ON and not dropout:
+        blocks = _layout(cu_seq_lens_q, cu_seq_lens_k, query.device)
+        return _attend_in_blocks(query, key, value, scaling, blocks), None
+    queries, keys = cu_seq_lens_q.diff().tolist(), cu_seq_lens_k.diff().tolist()
     parts = zip(query.split(queries, 2), key.split(keys, 2), value.split(keys, 2), strict=True)
     return torch.cat([_attend(q, k, v, scaling, dropout) for q, k, v in parts], dim=2).transpose(1, 2), None
 
@@ -147,8 +149,6 @@ def _attend(
 ) -> torch.Tensor:
     """Causal attention aligned at the last query and key, `[batch, heads, queries, head_dim]`."""
     queries, keys = query.shape[2], key.shape[2]
-    if query.device.type in PLAIN_ON and len(query) == 1 and not dropout and queries * keys <= PLAIN_ELEMENTS:
-        return _attend_plainly(query, key, value, scaling)
     later = None if queries == keys else _later(queries, keys, query.device).logical_not_()
     return scaled_dot_product_attention(
         query,
@@ -162,58 +162,27 @@ def _attend(
     )
 
 
-def _attend_plainly(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-    """As `_attend`, by its definition; in fp32, since scores rounded to bf16 would be wrong by percents."""
+def _attend_in_blocks(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, blocks: list[Shared | Part]
+) -> torch.Tensor:
+    """`[1, queries, heads, head_dim]`; in fp32, since scores rounded to bf16 would be wrong by percents."""
     with torch.autocast("cpu", enabled=False):
-        output: torch.Tensor = Plain.apply(query[0].float(), key[0].float(), value[0].float(), scaling)
-    return output[None].to(query.dtype)
-
-
-class Plain(torch.autograd.Function):
-    """Causal attention by two products. The backward pass computes the probabilities anew from their normalizers, as
-    FlashAttention does (Dao et al. 2022, arXiv:2205.14135), so that they need not be kept."""
-
-    @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        """
-        Args:
-            query: `[heads, queries, width]`.
-            key: `[groups, keys, width]`; the query heads that share a key head are rows of one product.
-            value: as `key`.
-            scaling: factor on the scores.
-
-        Returns:
-            As `query`.
-        """
-        ctx.scaling = scaling
-        scores = _scores(query, key, scaling)
-        normalizer = scores.logsumexp(-1, keepdim=True)
-        ctx.save_for_backward(query, key, value, normalizer)
-        return torch.bmm(scores.sub_(normalizer).exp_(), value).view(query.shape)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, normalizer = ctx.saved_tensors
-        stacked = gradient.reshape(len(key), -1, gradient.shape[-1])
-        probabilities = _scores(query, key, ctx.scaling).sub_(normalizer).exp_()
-        of_value = torch.bmm(probabilities.transpose(1, 2), stacked)
-        of_scores = torch.bmm(stacked, value.transpose(1, 2))
-        # What the softmax passes back: the gradient of each score less their mean under the probabilities.
-        of_scores -= torch.linalg.vecdot(of_scores, probabilities)[..., None]
-        of_scores.mul_(probabilities).mul_(ctx.scaling)
-        of_key = torch.bmm(of_scores.transpose(1, 2), query.reshape(len(key), -1, query.shape[-1]))
-        return torch.bmm(of_scores, key).view(query.shape), of_key, of_value, None
-
-
-def _scores(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
-    """`[groups, heads of a group * queries, keys]`, minus infinity where the key comes after the query."""
-    heads, queries, width = query.shape
-    groups, keys, _ = key.shape
-    scores = torch.bmm(query.reshape(groups, -1, width) * scaling, key.transpose(1, 2))
-    scores.view(heads, queries, keys).masked_fill_(_later(queries, keys, query.device), float("-inf"))
-    return scores
+        output: torch.Tensor = Blocked.apply(query[0].float(), key[0].float(), value[0].float(), scaling, blocks)
+    return output.transpose(0, 1)[None].to(query.dtype)
 
 
 def _later(queries: int, keys: int, device: torch.device) -> torch.Tensor:
     """`[queries, keys]`, whether a key comes after a query; the last query is at the last key."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).triu_(keys - queries + 1)
+
+
+# The row of documents whose blocks were planned last, and the device: all layers of a model attend to the same ones.
+_last: tuple[Any, Any, Any, list[Shared | Part]] = (None, None, None, [])
+
+
+def _layout(cu_seq_lens_q: torch.Tensor, cu_seq_lens_k: torch.Tensor, device: torch.device) -> list[Shared | Part]:
+    global _last
+    if _last[0] is not cu_seq_lens_q or _last[1] is not cu_seq_lens_k or _last[2] != device:
+        blocks = plan(cu_seq_lens_q.diff().tolist(), cu_seq_lens_k.diff().tolist(), device)
+        _last = cu_seq_lens_q, cu_seq_lens_k, device, blocks
+    return _last[3]

@@ -165,7 +165,7 @@ def as_on_device(bf16: bool, on_cpu: bool) -> Iterator[None]:
     layers may be computed again."""
     device = "cpu" if on_cpu else "cuda"
     changes: list[tuple[Any, str, Any]] = [
-        (attention, "PLAIN_ON", ("cpu", "meta") if on_cpu else ()),
+        (attention, "BLOCKS_ON", ("cpu", "meta") if on_cpu else ()),
         (next_token, "CHUNK_ELEMENTS", {**next_token.CHUNK_ELEMENTS, "meta": next_token.CHUNK_ELEMENTS[device]}),
         (torch.nn.functional, "scaled_dot_product_attention", fused_attention),
         (attention, "scaled_dot_product_attention", fused_attention),

@@ -19,9 +19,10 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from smolalign import processes
 from smolalign.errors import UserError
-from smolalign.train.group import gathered
+from smolalign.train.group import gathered, shared
 from smolalign.train.next_token import add_next_token_loss
 from smolalign.train.packed import WORK, collate, nothing_of
+from smolalign.train.probe import peak_flops
 from smolalign.train.session import Watch
 from smolalign.train.shares import Shares
 from smolalign.train.spikes import MOST_SKIPPED, OF_STEPS, Spikes
@@ -105,6 +106,13 @@ class Pretrainer(Shares):
         if self.is_deepspeed_enabled:
             # Its optimizer steps within the backward pass, before anything could be left out.
             self.spikes = None
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        if self.throughput.peak is None:
+            # By one process, while the others wait: those of a CPU would take its cores from each other.
+            precision = next((name for name in ("bf16", "fp16") if getattr(self.args, name)), "fp32")
+            self.throughput.peak = shared(peak_flops(self.args.device, precision) if processes.is_main() else None)
+        return super().train(*args, **kwargs)
 
     # ---- data
 

@@ -1,10 +1,13 @@
-"""How fast this CPU multiplies, in each precision and by each library: measured at a model's widths, once, and kept."""
+"""How fast this device multiplies: in each precision and by each library at a model's widths, and at its best. Measured
+once and kept."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.functional import silu
@@ -17,6 +20,9 @@ TOKENS, REPEATS = 256, 5
 EXACT = 1e-5
 # Some CPUs emulate bf16 hundreds of times slower than fp32; a product this small tells before a large one is tried.
 SMALL, HOPELESS = 128, 3.0
+# Sizes of square matrices at which a device reaches its best, or nearly so.
+CPU_SQUARE, GPU_SQUARE = 1024, 8192
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +47,12 @@ class Speeds:
 
 def measured(width: int, inner: int) -> Speeds:
     """The speeds of this CPU for a model of these widths, from the cache where they have been measured before."""
-    file = cache_folder() / "probe.json"
     key = f"{_cpu()} | {torch.get_num_threads()} threads | torch {torch.__version__} | {width} x {inner}"
-    kept = read_json(file) or {}
     try:
-        return Speeds(**kept[key])
-    except (KeyError, TypeError):
+        return Speeds(**_kept().get(key))
+    except TypeError:
         speeds = measure(width, inner)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, {**kept, key: asdict(speeds)})
+    _keep(key, asdict(speeds))
     return speeds
 
 
@@ -82,9 +85,35 @@ def measure(width: int, inner: int) -> Speeds:
     return Speeds(blas, onednn, bf16, bool(error < EXACT))
 
 
-def best_product_seconds(size: int) -> float:
-    """Seconds for one fp32 product of square matrices, by the faster library, whatever it rounds."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
+def peak_flops(device: torch.device, precision: str) -> float:
+    """Operations a second that this device was measured to reach in products of large square matrices, from the cache
+    where they have been measured before.
+
+    Args:
+        device: the one to measure.
+        precision: `fp32`, `bf16` or `fp16`; GPUs multiply fp32 as they are set to.
+    """
+    size, where = CPU_SQUARE, f"{_cpu()} | {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        size, where = GPU_SQUARE, torch.cuda.get_device_name(device)
+        if precision == "fp32" and torch.backends.cuda.matmul.allow_tf32:
+            precision = "tf32"
+    elif device.type != "cpu":
+        where = device.type
+    key = f"{where} | torch {torch.__version__} | {precision} {size} x {size}"
+    found = _kept().get(key)
+    if not isinstance(found, float):
+        found = 2 * size**3 / best_product_seconds(size, device, _DTYPES.get(precision, torch.float32))
+        _keep(key, found)
+    return found
+
+
+def best_product_seconds(size: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> float:
+    """Seconds for one product of square matrices; on CPUs by the faster library, whatever it rounds."""
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    if left.device.type != "cpu":
+        wait = torch.get_device_module(left.device).synchronize
+        return _seconds(lambda: (left @ right, wait()))
     before = torch.get_float32_matmul_precision()
     try:
         taken = []
@@ -110,6 +139,20 @@ def _seconds(work: Callable[[], object]) -> float:
         work()
         taken.append(time.perf_counter() - started)
     return round(min(taken[1:]), 6)
+
+
+def _kept() -> dict[str, Any]:
+    """What has been measured before, by what it was measured on."""
+    return read_json(_file()) or {}
+
+
+def _keep(key: str, value: Any) -> None:
+    _file().parent.mkdir(parents=True, exist_ok=True)
+    write_json(_file(), {**_kept(), key: value})
+
+
+def _file() -> Path:
+    return cache_folder() / "probe.json"
 
 
 def _cpu() -> str:
