@@ -8,15 +8,18 @@ from functools import cache
 from typing import Any
 
 import pytest
+import torch
 from transformers import LlamaConfig
 
-from smolalign.cost import DEVICES, hours, step_flops, work_of
+from smolalign.cost import DEVICES, Work, hours, packed_work, sizes_of, step_flops, training_flops, work_of
 from smolalign.recipe.batch import divide
 from smolalign.recipe.held_out import is_held_out_source, is_held_out_split
 from smolalign.recipe.load import load_pipeline_steps, load_recipe
 from smolalign.recipe.schema import AssemblyStep, TrainStep
 from smolalign.recipe.shipped import find_recipe, shipped_recipes
-from smolalign.train.dry_step import Batch
+from smolalign.train.curriculum import decays
+from smolalign.train.dry_step import Batch, model_on_meta
+from smolalign.train.memory import config_of
 
 SIZES = ("135m", "360m", "1.7b")
 VARIANTS = ("", "-24gb", "-8gb")
@@ -191,3 +194,121 @@ def test_gpu_hours_in_comments_are_those_that_are_counted(size: str, variant: st
     name = f"smollm2-{size}" + (f"/pipeline{variant}" if variant else "")
     row = next((line for line in page.read_text(encoding="utf-8").splitlines() if f"`{name}`" in line), "")
     assert all(one in row for one in counted), row
+
+
+# --- pretraining -----------------------------------------------------------------------------------------------------
+
+# Published: parameters; tokens of all stages and of those over which the learning rate falls, learning rate, RoPE's base
+# at the end (arXiv:2502.02737, sections 4 and 6; the models' configs).
+PARAMETERS = {"135m": 134_515_008, "360m": 361_821_120, "1.7b": 1_711_376_384}
+TRILLION = 10**12
+RUNS = {
+    "135m": (2 * TRILLION, TRILLION * 2 // 5, 3e-3, 100_000),
+    "360m": (4 * TRILLION, TRILLION * 4 // 5, 3e-3, 100_000),
+    "1.7b": (11 * TRILLION, TRILLION, 5e-4, 130_000),
+}
+CODE, MATHS = {"starcoderdata", "stack-edu"}, {"open-web-math", "infiwebmath-3plus", "finemath-4plus"}
+WEB = {"fineweb-edu", "dclm"}
+# Lengths of documents that the comments assume, in tokens: FineWeb-Edu has 1.3T in 1.28 billion documents.
+DOCUMENT, LONG, BOOK = 1_000, 16_000, 100_000
+
+
+@cache
+def pretraining(name: str) -> Any:
+    return load_recipe(find_recipe(f"smollm2-{name}")).step
+
+
+def stage_flops(step: Any, config: Any) -> list[float]:
+    """Operations of each stage, with documents of the lengths assumed."""
+    found = []
+    for stage in step.stages:
+        total, length = sum(stage.mixture.values()), stage.max_length or step.max_length
+        work = Work(0, 0, 0)
+        for source, weight in stage.mixture.items():
+            document = BOOK if source == "books" else LONG if source.endswith("-long") else DOCUMENT
+            work += packed_work([document] * 64, length, stage.tokens * weight / total)
+        found.append(training_flops(sizes_of(config), work))
+    return found
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pretraining_makes_models_of_the_published_number_of_parameters(size: str) -> None:
+    config = config_of(pretraining(f"{size}/pretrain"))
+    model = model_on_meta(config, torch.float32, None, False)
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[size]
+    assert (config.hidden_size, config.intermediate_size, config.num_hidden_layers) == SHAPES[size][:3]
+    # By the counting that costs are told with: without norms, the embedding once, since it is the head as well.
+    norms = (2 * config.num_hidden_layers + 1) * config.hidden_size
+    assert sizes_of(config).linear + sizes_of(config).head + norms == PARAMETERS[size]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pretraining_has_the_published_hyperparameters(size: str) -> None:
+    step = pretraining(f"{size}/pretrain")
+    tokens, decaying, rate, theta = RUNS[size]
+    assert sum(stage.tokens for stage in step.stages) == tokens
+    falls = decays(step.stages)
+    assert sum(stage.tokens for stage, falls in zip(step.stages, falls, strict=True) if falls) == decaying
+    trainer = step.trainer
+    assert (trainer["learning_rate"], trainer["warmup_steps"], trainer["weight_decay"]) == (rate, 2000, 0.01)
+    assert (trainer["adam_beta1"], trainer["adam_beta2"], trainer["max_grad_norm"]) == (0.9, 0.95, 1.0)
+    assert "lr_scheduler_type" not in trainer
+    assert (step.max_length, step.stages[-1].max_length) == (2048, 8192)
+    assert (step.architecture.rope_theta, step.stages[-1].rope_theta) == (10_000, theta)
+    assert step.global_batch_size * 2048 == (2**21 if size == "1.7b" else 2**20)
+
+
+def test_the_stages_of_1_7b_have_the_published_shares() -> None:
+    step = pretraining("1.7b/pretrain")
+    assert [stage.tokens for stage in step.stages] == [6e12, 2e12, 2e12, 925e9, 75e9]
+
+    def share(stage: Any, of: set[str]) -> float:
+        return sum(weight for name, weight in stage.mixture.items() if name in of)
+
+    web, more_code, more_maths, decay, long = step.stages
+    assert all(sum(stage.mixture.values()) == pytest.approx(100) for stage in step.stages)
+    shares = [(share(stage, WEB), share(stage, CODE), share(stage, MATHS)) for stage in (web, more_code, more_maths)]
+    assert shares == [(90, 10, 0), (75, 20, 5), (70, 20, 10)]
+    of_web = [stage.mixture["fineweb-edu"] / share(stage, WEB) for stage in step.stages]
+    assert of_web[:3] == pytest.approx([0.6, 0.6, 0.4])
+    assert of_web[3] < 0.4
+    assert (share(decay, WEB), share(decay, CODE)) == (pytest.approx(58), 24)
+    assert (share(decay, MATHS), decay.mixture["open-web-math"]) == (pytest.approx(14), 0.08)
+    assert decay.mixture["cosmopedia-v2"] == 4
+    assert [long.mixture[name] for name in ("dclm-long", "fineweb-edu-long", "books")] == [10, 10, 20]
+    assert {name: long.mixture[name] / 0.6 for name in decay.mixture} == pytest.approx(decay.mixture)
+
+
+@pytest.mark.parametrize("size", ["135m", "360m"])
+def test_the_small_models_see_one_mixture_but_for_long_documents_at_the_end(size: str) -> None:
+    step = pretraining(f"{size}/pretrain")
+    stable, decay, long = (dict(stage.mixture) for stage in step.stages)
+    assert stable == decay == pretraining("135m/pretrain").stages[0].mixture
+    long["fineweb-edu"] += long.pop("fineweb-edu-long")
+    assert long == stable
+    (dclm,) = (source for source in step.data if source.name == "dclm")
+    assert (dclm.filters.quality.scorer, dclm.filters.quality.min) == ("HuggingFaceFW/fineweb-edu-classifier", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu"), [*((f"{size}/pretrain", "h100") for size in SIZES), ("135m/pretrain-10b", "h100")]
+)
+def test_gpu_hours_of_pretraining_are_those_that_are_counted(name: str, gpu: str) -> None:
+    step = pretraining(name)
+    counted = stage_flops(step, config_of(step))
+    stages = [f"{stage.name} {hours(flops, DEVICES[gpu])}" for stage, flops in zip(step.stages, counted, strict=True)]
+    comment = " ".join(find_recipe(f"smollm2-{name}").read_text(encoding="utf-8").replace("\n#", "").split())
+    assert f"{', '.join(stages)} of an {DEVICES[gpu].title} at 30% of its bf16 peak" in comment
+    page = find_recipe("nano").parent.parent.parent / "docs" / "reproduction.md"
+    row = next(line for line in page.read_text(encoding="utf-8").splitlines() if f"| `smollm2-{name}` |" in line)
+    assert hours(sum(counted), DEVICES["h100"]) in row
+    assert hours(sum(counted), DEVICES["rtx4090"]) in row
+
+
+def test_10b_tokens_take_a_gpu_about_a_day_at_most() -> None:
+    step = pretraining("135m/pretrain-10b")
+    assert sum(stage.tokens for stage in step.stages) == 10**10
+    assert step.architecture.num_hidden_layers == 30
+    assert all(not source.source.startswith(".") for source in step.data)
+    # Half of the share of the peak that is assumed.
+    assert 2 * sum(stage_flops(step, config_of(step))) < 24 * 3600 * 0.3 * DEVICES["h100"].flops

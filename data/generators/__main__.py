@@ -12,7 +12,7 @@ from data.generators import calls, chats, preferences, pretrain, quality
 from data.generators.world import MEASURED, Draw
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "nano"
-DOCUMENTS = {"text": 2200, "copies": 2000, "records": 1850, "sums": 700}
+DOCUMENTS = {"text": 4900, "records": 1850}
 CHATS = {
     "everyday": 1300,
     "constraints": 2600,

@@ -1,5 +1,5 @@
-"""Pretraining texts, source by source: facts and stories, sums, records and calls, and much that repeats itself, from
-which copying is learned."""
+"""Pretraining texts: facts, sums, stories and advice, and much that repeats itself, from which copying is learned;
+records and calls; and long ones."""
 
 from __future__ import annotations
 
@@ -137,14 +137,14 @@ def sentence_forms(draw: Draw) -> str:
 
 # How often each writer writes, and for which source.
 KINDS: tuple[tuple[int, str, Writer], ...] = (
-    (12, "copies", echo),
+    (12, "text", echo),
     (18, "records", record),
-    (10, "copies", pairs_recalled),
-    (8, "copies", list_turned),
+    (10, "text", pairs_recalled),
+    (8, "text", list_turned),
     (10, "records", call_text),
     (8, "text", sentence_forms),
     (14, "text", facts_of_a_place),
-    (10, "sums", sum_lines),
+    (10, "text", sum_lines),
     (6, "text", story),
     (4, "text", advice_text),
 )
