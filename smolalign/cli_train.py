@@ -79,8 +79,18 @@ def pretrain(
     processes: Processes = None,
     config: Config = None,
     machine: Machine = None,
+    from_stage: Annotated[
+        int | None,
+        typer.Option(
+            "--from-stage", metavar="N", min=2, help="Begin at this stage, with what the recipe's run had trained."
+        ),
+    ] = None,
 ) -> None:
     """Train a tokenizer and a base model from nothing."""
+    if from_stage is not None:
+        from smolalign.commands import branch_overrides
+
+        overrides = branch_overrides(recipe, overrides or [], out, from_stage)
     _step(
         "pretrain",
         recipe,

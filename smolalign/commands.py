@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,6 +130,21 @@ def tokenize_only(argument: str, overrides: Sequence[str], out: Path | None, eng
     finally:
         screen.close()
     print_line(f"in {made}; smolalign pretrain goes on from there" if made else f"{name} is trained already")
+
+
+def branch_overrides(argument: str, overrides: Sequence[str], out: Path | None, stage: int) -> list[str]:
+    """The overrides with which a pretrain recipe becomes a branch from a stage on: of the run that its `branch` names,
+    else of its own.
+
+    Raises:
+        UserError: it is not said where the branch goes.
+    """
+    if out is None:
+        raise UserError("--from-stage trains a branch beside the run", mend="say where with --out")
+    recipe = load_step("pretrain", argument, overrides)
+    branch = getattr(recipe.step, "branch", None)
+    of = branch.of if branch else str((default_run_folder(recipe) / step_name(recipe)).resolve())
+    return [*overrides, f"branch.of={json.dumps(of)}", f"branch.stage={stage}"]
 
 
 def one_recipe(

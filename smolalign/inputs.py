@@ -13,7 +13,10 @@ from smolalign.quality.folder import is_scorer, scorer_files
 from smolalign.recipe.data import AnnotatedSource, Benchmark, DataSource
 from smolalign.recipe.load import Recipe
 from smolalign.recipe.measure import is_replies
+from smolalign.recipe.pretraining import Branch
+from smolalign.recipe.schema import PretrainStep
 from smolalign.store import digest_files, digest_json, digest_model, digest_path, read_manifest
+from smolalign.train.branch import branch_start
 
 
 def resolve_model(reference: str, recipe: Recipe, run_folder: Path) -> tuple[str, str]:
@@ -117,6 +120,21 @@ def resolve_beside(reference: str, recipe: Recipe) -> tuple[str, str]:
     if not path.exists():
         raise missing(str(path)).at(recipe.file)
     return str(path.resolve()), digest_path(path)
+
+
+def resolve_branch(step: PretrainStep, recipe: Recipe) -> tuple[Branch, str]:
+    """The run that a pretrain step branches from, by its whole path, and the digest of what it begins with.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is not of this recipe.
+    """
+    assert step.branch is not None
+    of = (recipe.folder / Path(step.branch.of).expanduser()).resolve()
+    try:
+        found = branch_start(step, of)
+    except UserError as error:
+        raise error.at(recipe.where("branch")) from None
+    return step.branch.model_copy(update={"of": str(of)}), found.digest
 
 
 def as_source(named: Benchmark | AnnotatedSource) -> DataSource:

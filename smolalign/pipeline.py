@@ -17,13 +17,20 @@ from smolalign.chat.template import chat_template
 from smolalign.errors import UserError
 from smolalign.export.card import step_card
 from smolalign.hardware import hardware
-from smolalign.inputs import as_source, resolve_beside, resolve_data, resolve_model, resolve_scorer
+from smolalign.inputs import (
+    as_source,
+    resolve_beside,
+    resolve_branch,
+    resolve_data,
+    resolve_model,
+    resolve_scorer,
+)
 from smolalign.outcome import Outcome
 from smolalign.recipe.batch import ACCUMULATED, SIZE, divide
 from smolalign.recipe.data import AnnotatedSource, Benchmark, DataSource, Filters
 from smolalign.recipe.load import Recipe, dump_recipe
 from smolalign.recipe.measure import TASK_FILES, EvalTask, OnData
-from smolalign.recipe.schema import EvalStep, Step, TrainStep
+from smolalign.recipe.schema import EvalStep, PretrainStep, Step, TrainStep
 from smolalign.report import Noting, Reporter, Silent
 from smolalign.store import (
     CARD,
@@ -130,6 +137,8 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
             changes[field] = value.model_copy(update={"model": model(value.model)})
         elif field == "decontaminate" and value is not None:
             changes[field] = value.model_copy(update={"against": [elsewhere(item) for item in value.against]})
+    if isinstance(recipe.step, PretrainStep) and recipe.step.branch:
+        changes["branch"], inputs[f"stage {recipe.step.branch.stage - 1}"] = resolve_branch(recipe.step, recipe)
     if isinstance(recipe.step, EvalStep):
         changes["models"] = {name: model(reference) for name, reference in recipe.step.models.items()}
         changes["tasks"] = {name: measurement(task) for name, task in recipe.step.tasks.items()}
@@ -246,6 +255,10 @@ def find_done(name: str, recipe: Recipe, run_folder: Path) -> tuple[Resolved, St
             mend="give it a name of its own in a pipeline recipe",
         )
     folder = run_folder / name
+    branch = getattr(resolved.step, "branch", None)
+    if branch and Path(branch.of) == folder.resolve():
+        what = "a branch cannot be trained in the folder of the run that it begins with"
+        raise UserError(what, where=str(folder), mend="name another place with --out")
     manifest = read_manifest(folder) if is_done(folder, resolved.fingerprint) else None
     return resolved, StepResult(name, folder, manifest, cached=True) if manifest else None
 

@@ -27,6 +27,8 @@ _FILES = (MANIFEST, "recipe.yaml", "metrics.jsonl", "data_report.json", "samples
 _FOLDERS = ("model", "data", "scorer", "checkpoints", "adapter")
 # What a judge was paid for, by request: no other step takes it for its own, so it outlives changes of a recipe.
 JUDGEMENTS = "judgements.jsonl"
+# What a pretraining keeps of its stages, for branches: days of work, so it outlives changes of a recipe, too.
+STAGES = "stages"
 
 # Raised when a change of the package changes what a step makes of the same recipe and the same data.
 DATA_VERSION = 6
@@ -156,6 +158,7 @@ def step_folder(folder: Path, fingerprint: str, *, fresh: bool, layout: str = ""
             _empty(folder, ours=ours)
             if fresh and ours:
                 (folder / JUDGEMENTS).unlink(missing_ok=True)
+                shutil.rmtree(folder / STAGES, ignore_errors=True)
             write_json(folder / STARTED, {"fingerprint": fingerprint, "layout": layout})
         yield resumed
 

@@ -18,10 +18,11 @@ from typing import Any
 
 from smolalign.errors import UserError
 from smolalign.recipe.schema import PretrainStep
-from smolalign.store import digest_files, read_json, whole_folder, write_json
+from smolalign.store import STAGES, digest_files, read_json, whole_folder, write_json
 
-FOLDER = "stages"
 ABOUT = "stage.json"
+# Differences of a branch that are named.
+_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def keep_stage(
         about: for `stage.json`.
         save_model: writes the model's configuration and weights into a folder, where the checkpoint does not hold them.
     """
-    with whole_folder(step_folder / FOLDER / f"{number}-{name}") as target:
+    with whole_folder(step_folder / STAGES / f"{number}-{name}") as target:
         shutil.copytree(checkpoint, target, copy_function=_link, dirs_exist_ok=True)
         if save_model is not None:
             save_model(target)
@@ -84,7 +85,7 @@ def kept_stages(step_folder: Path) -> list[KeptStage]:
     """The stages that a step has kept, in order."""
     found = [
         KeptStage(folder, about)
-        for folder in (step_folder / FOLDER).glob("*-*")
+        for folder in (step_folder / STAGES).glob("*-*")
         if not folder.name.startswith(".") and (about := read_json(folder / ABOUT))
     ]
     return sorted(found, key=lambda kept: kept.number)
@@ -109,9 +110,9 @@ def branch_start(step: PretrainStep, of: Path) -> KeptStage:
         mend = f"name one whose stage {number} has ended, or branch at an earlier stage"
         raise UserError(f"has kept no checkpoint of stage {number} (it has: {names})", where=str(of), mend=mend)
     if differing := list(differences(step, found)):
-        more = f", and {len(differing) - 1} more differences" if len(differing) > 1 else ""
+        more = [f"and {len(differing) - _NAMED} more"] if len(differing) > _NAMED else []
         raise UserError(
-            f"cannot branch from {found.folder.name} of {of}: {differing[0]}{more}",
+            f"cannot branch from {found.folder.name} of {of}: {'; '.join([*differing[:_NAMED], *more])}",
             mend="what was trained before a branch must be the same; change later stages alone",
         )
     return found
@@ -178,7 +179,7 @@ def _told(name: str, here: Any, there: Any) -> Iterator[str]:
 
 
 def _numbered(step_folder: Path, number: int) -> list[Path]:
-    return [path for path in (step_folder / FOLDER).glob(f"{number}-*") if path.is_dir()]
+    return [path for path in (step_folder / STAGES).glob(f"{number}-*") if path.is_dir()]
 
 
 def _link(source: str, target: str) -> None:

@@ -61,7 +61,7 @@ def run(step: PretrainStep, folder: Path, report: Reporter) -> Outcome:
     size = sum(p.numel() for p in model.parameters())
     report.say(f"model of {size / 1e6:.2f} M parameters, {len(tokenizer):,} tokens in the vocabulary")
     report.say(f"{corpus.compression.bytes_per_token:.2f} bytes a token of {corpus.compression.text} text")
-    say_plan(plan, report)
+    say_plan(plan, begin, report)
     accumulation = accumulated(compute, batch, step.max_length)
     settle(arguments, step, plan, accumulation)
     together = -(-batch.rows // (processes.count() * accumulation)) * step.max_length
@@ -87,6 +87,8 @@ def run(step: PretrainStep, folder: Path, report: Reporter) -> Outcome:
     for suffix in ("", "_before"):
         loss = stage_report.overall_loss(metrics, sets, suffix)
         metrics |= {f"eval_loss{suffix}": round(loss, 4)} if loss is not None else {}
+    if begin:
+        metrics["steps"] -= begin.about["step"]
     metrics |= {"parameters": size, "bytes_per_token": round(corpus.compression.bytes_per_token, 3)}
     figures = stages_trained(plan, begin, streams, sets, trainer, metrics, folder)
     for line in stage_report.lines(figures):
@@ -131,10 +133,12 @@ def open_streams(step: PretrainStep, corpus: Corpus) -> dict[str, Stream]:
     return streams
 
 
-def say_plan(plan: Plan, report: Reporter) -> None:
-    """Say how much is trained, and warn of sources that are read too often or not at all."""
-    what = f"train: {plan.tokens:,} tokens in {plan.steps:,} steps"
-    report.say(f"{what}, {len(plan.stages)} stages" if len(plan.stages) > 1 else what)
+def say_plan(plan: Plan, begin: KeptStage | None, report: Reporter) -> None:
+    """Say how much is trained here, and warn of sources that are read too often or not at all."""
+    own = plan.stages[begin.number if begin else 0 :]
+    tokens, steps = (sum(getattr(stretch, name) for stretch in own) for name in ("tokens", "steps"))
+    what = f"train: {tokens:,} tokens in {steps:,} steps"
+    report.say(f"{what}, {len(own)} stages" if len(own) > 1 else what)
     for name in plan.worn():
         more = f"what is read more than {WORTHWHILE_EPOCHS} times teaches little"
         report.warn(f"source {name!r} is read {plan.epochs(name):.1f} times: {more}")

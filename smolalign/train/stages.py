@@ -13,7 +13,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from smolalign import processes
-from smolalign.train.branch import FOLDER, KeptStage, keep_stage
+from smolalign.store import STAGES
+from smolalign.train.branch import KeptStage, keep_stage
 from smolalign.train.curriculum import Plan, Stretch
 from smolalign.train.group import shared, whole_state
 from smolalign.train.pretrainer import Pretrainer
@@ -107,7 +108,7 @@ class Stages(TrainerCallback):
         return self.folder / "checkpoints" / f"checkpoint-{state.global_step}"
 
     def _target(self, stretch: Stretch) -> Path:
-        return self.folder / FOLDER / f"{stretch.number}-{stretch.name}"
+        return self.folder / STAGES / f"{stretch.number}-{stretch.name}"
 
     def _keep(self, stretch: Stretch, state: TrainerState) -> None:
         if not self.keeps:
