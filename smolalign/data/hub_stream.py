@@ -117,9 +117,7 @@ def read_streamed(part: Part) -> Iterator[tuple[str, dict[str, Any]]]:
             number += 1
             yield f"{part.source}/{part.file}#row {number}", dict(record)
     except Exception as error:
-        raise cannot_be_read(
-            f"{part.source}/{part.file}", part.hub[0], part.hub[1] or "train", part.hub[2], error
-        ) from error
+        raise cannot_be_read(f"{part.source}/{part.file}", config, split or "train", commit, error) from error
 
 
 def _sizes(files: Any, urls: Sequence[str]) -> list[int]:
