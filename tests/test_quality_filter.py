@@ -47,7 +47,7 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier of the published ones' shape: BERT with one output, with random weights, whose tokenizer cuts at 40."""
+    """A classifier of the published ones' shape: BERT with one output, random weights, cut at 40 tokens."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
