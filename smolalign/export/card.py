@@ -96,7 +96,7 @@ def metadata(card: Card) -> dict[str, Any]:
 
 
 def _tags(card: Card) -> Iterable[str]:
-    kinds = [step.kind for step in card.origin.steps if step.kind not in ("smoltalk", "eval")]
+    kinds = [step.kind for step in card.origin.steps if step.kind not in ("quality", "smoltalk", "eval")]
     named = {"fc": "function-calling", "pretrain": "pretraining"}
     yield from dict.fromkeys(named.get(kind, kind) for kind in kinds)
     if kinds:

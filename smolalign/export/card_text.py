@@ -133,7 +133,7 @@ def _recipe(step: Made) -> Any:
 def _short(text: str, step: Made) -> str:
     """`@step` for the path of a step's model or rows, in a recipe."""
     parts = Path(text).parts
-    if text.startswith("/") and parts[-1:] in (("model",), ("data",)):
+    if text.startswith("/") and parts[-1:] in (("model",), ("data",), ("scorer",)):
         name = f"@{parts[-2]}"
         if any(reference.partition(":")[0] == name for reference in step.manifest.get("inputs", {})):
             return name
