@@ -161,7 +161,17 @@ def _data(steps: Sequence[Made]) -> str:
     if not rows:
         return ""
     heads = ["step", "source", "rows in", "dropped, and why", "rows out", "licence"]
-    return f"## Data\n\n{table(heads, rows)}"
+    return "\n\n".join([f"## Data\n\n{table(heads, rows)}", *filter(None, map(_scorer, steps))])
+
+
+def _scorer(step: Made) -> str:
+    """How good a scorer is that chose documents, in a sentence."""
+    metrics = step.manifest.get("metrics", {})
+    if step.kind != "quality" or "precision" not in metrics:
+        return ""
+    figures = f"precision {_figure(metrics['precision'])}, recall {_figure(metrics.get('recall'))}"
+    held_out, threshold = count(metrics.get("held_out")), count(step.manifest.get("recipe", {}).get("threshold"))
+    return f"The scorer of {code(step.name)}, on {held_out} held-out annotations, from {threshold} on: {figures}."
 
 
 def _dropped(reasons: Mapping[str, Any]) -> str:
