@@ -15,8 +15,10 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# For what a session's tests share outside pytest's own folders; removed at its end.
+SESSION = Path(tempfile.mkdtemp(prefix="smolalign-tests-"))
 # What earlier runs kept must not hide what this code computes.
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="smolalign-cache-")
+os.environ["XDG_CACHE_HOME"] = str(SESSION / "cache")
 
 from smolalign.environment import prepare
 
@@ -29,6 +31,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("SMOLALIGN_SHARED_DATA", ROOT.parent / "shared" / "data"))
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(SESSION, ignore_errors=True)
 
 
 @dataclass(frozen=True)
