@@ -15,10 +15,8 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
-# For what a session's tests share outside pytest's own folders; removed at its end.
-SESSION = Path(tempfile.mkdtemp(prefix="smolalign-tests-"))
 # What earlier runs kept must not hide what this code computes.
-os.environ["XDG_CACHE_HOME"] = str(SESSION / "cache")
+os.environ["XDG_CACHE_HOME"] = os.path.join(tempfile.mkdtemp(prefix="smolalign-tests-"), "cache")
 
 from smolalign.environment import prepare
 
@@ -30,6 +28,8 @@ import pytest  # noqa: E402 - the environment is read when the libraries are imp
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+# For what a session's tests share outside pytest's own folders; removed at its end.
+SESSION = Path(os.environ["XDG_CACHE_HOME"]).parent
 SHARED_DATA = Path(os.environ.get("SMOLALIGN_SHARED_DATA", ROOT.parent / "shared" / "data"))
 
 
