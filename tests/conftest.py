@@ -33,6 +33,15 @@ SESSION = Path(os.environ["XDG_CACHE_HOME"]).parent
 SHARED_DATA = Path(os.environ.get("SMOLALIGN_SHARED_DATA", ROOT.parent / "shared" / "data"))
 
 
+# The files that take longest, most of it in other processes. Two workers that begin with them end at the same time.
+LONG = ("launch", "engine", "memory", "reproduction", "resume", "cluster", "chat_terminal", "hub_faults", "vocabulary")
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    place = {f"test_{name}": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(SESSION, ignore_errors=True)
 
