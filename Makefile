@@ -12,9 +12,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/smolalign run recipes/nano/pipeline.yaml
 
-# Two files at once; threads that wait for work leave the core to others.
+# Two files at once, the longest first (tests/conftest.py); threads that wait for work leave the core to others.
 test: .venv/installed
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -m "not slow and not gguf" --numprocesses 2 --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -m "not slow and not gguf" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The tests of the real SmolLM2-135M checkpoint that take minutes (see docs/testing.md).
 test-gguf: .venv/installed

@@ -99,8 +99,9 @@ def launch(arguments: Sequence[str], launch: Launch) -> None:
     with tempfile.TemporaryDirectory(prefix="smolalign-") as folder, _environment(launch, use_cpu):
         file = Path(folder) / "accelerate.yaml"
         write_text(file, yaml.safe_dump({**launch.config, "use_cpu": use_cpu}))
-        options = ["--config_file", str(file), "--num_processes", str(launch.processes), "-m", "smolalign.cli"]
-        parsed = launch_command_parser().parse_args([*options, *arguments])
+        # Without a folder for its logs torch makes one that it leaves behind.
+        options = ["--config_file", str(file), "--num_processes", str(launch.processes), "--log_dir", folder]
+        parsed = launch_command_parser().parse_args([*options, "-m", "smolalign.cli", *arguments])
         try:
             launch_command(parsed)
         except ChildFailedError as error:

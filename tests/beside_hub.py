@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from conftest import ROOT, Ran
+from conftest import ROOT, SESSION, Ran
 from hub import Files, Hub, served
 
 # A Hub that does not answer is given up on after seconds.
@@ -32,11 +32,11 @@ class Bench:
         self.hub = Hub()
         self._ends = ExitStack()
         self._ends.enter_context(served(self.hub))
-        self._place = Path(self._ends.enter_context(tempfile.TemporaryDirectory(prefix="smolalign-hub-")))
+        self._place = Path(self._ends.enter_context(tempfile.TemporaryDirectory(dir=SESSION)))
         self.cache = self._place / "huggingface"
         self._runner = self._ends.enter_context(
             subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("hub_commands.py"))],
+                [sys.executable, str(Path(__file__).with_name("command_server.py"))],
                 env={**os.environ, **self._environment()},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

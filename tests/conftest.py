@@ -16,7 +16,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # What earlier runs kept must not hide what this code computes.
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="smolalign-cache-")
+os.environ["XDG_CACHE_HOME"] = os.path.join(tempfile.mkdtemp(prefix="smolalign-tests-"), "cache")
 
 from smolalign.environment import prepare
 
@@ -28,7 +28,22 @@ import pytest  # noqa: E402 - the environment is read when the libraries are imp
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+# For what a session's tests share outside pytest's own folders; removed at its end.
+SESSION = Path(os.environ["XDG_CACHE_HOME"]).parent
 SHARED_DATA = Path(os.environ.get("SMOLALIGN_SHARED_DATA", ROOT.parent / "shared" / "data"))
+
+
+# The files that take longest, most of it in other processes. Two workers that begin with them end at the same time.
+LONG = ("launch", "engine", "memory", "reproduction", "resume", "cluster", "chat_terminal", "hub_faults", "vocabulary")
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    place = {f"test_{name}": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(SESSION, ignore_errors=True)
 
 
 @dataclass(frozen=True)

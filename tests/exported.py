@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from pathlib import Path
 
-from conftest import write_chain
+from conftest import SESSION, write_chain
 
 from smolalign.pipeline import run_step
 from smolalign.recipe.load import load_pipeline_steps, load_recipe
@@ -25,7 +24,7 @@ tasks:
 def finished_run() -> Path:
     """The folder of a run, once for all tests, which change copies of it: pretrain, smoltalk (which drops copies of a
     row), sft and eval. The recipes lie above it."""
-    folder = Path(tempfile.mkdtemp(prefix="smolalign-exported-"))
+    folder = SESSION / "exported"
     pipeline = write_chain(folder, ("pretrain", "smoltalk", "sft"))
     chats = folder / "chats.jsonl"
     first = chats.read_text(encoding="utf-8").splitlines(keepends=True)[0]

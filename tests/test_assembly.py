@@ -243,7 +243,7 @@ def test_many_parts_shards_and_processes_give_the_very_files_of_one(
 
 def test_an_assembly_killed_at_any_time_goes_on_to_the_very_same_files(tmp_path: Path) -> None:
     for name in "ab":
-        lines = [json.dumps(record(f"{name} {number}", words(number, 300))) for number in range(9000)]
+        lines = [json.dumps(record(f"{name} {number}", words(number, 300))) for number in range(4000)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     recipe = tmp_path / "smoltalk.yaml"
     recipe.write_text("kind: smoltalk\ndata: [{source: a.jsonl}, {source: b.jsonl}]\ndeduplicate: {}\n")

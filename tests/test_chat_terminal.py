@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
-import sys
+import struct
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pexpect
 import pytest
+from forked import Forked
+from pexpect.fdpexpect import fdspawn
 
-Open = Callable[..., "pexpect.spawn[str]"]
+Open = Callable[..., "Terminal"]
 SECONDS = 60
 CTRL_C, CTRL_D, ALT_ENTER, UP = "\x03", "\x04", "\x1b\r", "\x1b[A"
 # A terminal that does not tell where its cursor is.
@@ -41,38 +46,42 @@ def slow() -> None:
 '''
 
 
+class Terminal(fdspawn):
+    """`smolalign chat` in a pseudo-terminal of its own."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        ours, self._theirs = pty.openpty()
+        rows_and_columns = struct.pack("HHHH", 40, 200, 0, 0)
+        fcntl.ioctl(self._theirs, termios.TIOCSWINSZ, rows_and_columns)
+        super().__init__(ours, encoding="utf-8", timeout=SECONDS)
+        environment = {**SCREEN, "XDG_STATE_HOME": str(folder / "state"), "COLUMNS": "200"}
+        name = os.ttyname(self._theirs)
+        self.process = Forked(folder, "chat", *arguments, terminal=name, environment=environment)
+
+    def opened(self) -> None:
+        """It has the terminal: when it ends, so does what comes from there."""
+        os.close(self._theirs)
+
+
 @pytest.fixture
 def chat(roomy_model: Path, tmp_path: Path) -> Iterator[Open]:
     """Opens `smolalign chat` with options, in a folder and with a history of its own."""
-    opened: list[pexpect.spawn[str]] = []
+    opened: list[Terminal] = []
 
-    def start(*options: str) -> pexpect.spawn[str]:
-        child = pexpect.spawn(
-            sys.executable,
-            ["-m", "smolalign.cli", "chat", str(roomy_model), *options],
-            cwd=str(tmp_path),
-            env={
-                **os.environ,
-                "XDG_STATE_HOME": str(tmp_path / "state"),
-                "TERM": "xterm",
-                "PROMPT_TOOLKIT_NO_CPR": "1",
-                "COLUMNS": "200",
-            },
-            dimensions=(40, 200),
-            encoding="utf-8",
-            timeout=SECONDS,
-        )
-        opened.append(child)
+    def start(*options: str) -> Terminal:
+        opened.append(child := Terminal(tmp_path, str(roomy_model), *options))
         child.expect_exact("(/help shows the commands)")
+        child.opened()
         prompt(child)
         return child
 
     yield start
     for child in opened:
-        child.close(force=True)
+        child.process.kill()
+        child.close()
 
 
-def prompt(child: pexpect.spawn[str]) -> str:
+def prompt(child: Terminal) -> str:
     """Wait for the next prompt; what came before it, without what moves the cursor and colours text."""
     # prompt_toolkit turns bracketed paste on when it has begun to read.
     child.expect_exact("\x1b[?2004h")
@@ -81,20 +90,19 @@ def prompt(child: pexpect.spawn[str]) -> str:
     return before
 
 
-def say(child: pexpect.spawn[str], line: str) -> str:
+def say(child: Terminal, line: str) -> str:
     """Type a line, and what came up to the next prompt."""
     child.send(line + "\r")
     return prompt(child)
 
 
-def leave(child: pexpect.spawn[str], how: str = CTRL_D) -> None:
+def leave(child: Terminal, how: str = CTRL_D) -> None:
     child.send(how)
     child.expect(pexpect.EOF)
-    child.wait()
-    assert child.exitstatus == 0
+    assert child.process.wait() == 0
 
 
-def saved(child: pexpect.spawn[str], folder: Path) -> list[dict[str, str]]:
+def saved(child: Terminal, folder: Path) -> list[dict[str, str]]:
     """The turns of the conversation, by way of /save."""
     assert "appended" in say(child, "/save saved.jsonl")
     return json.loads((folder / "saved.jsonl").read_text(encoding="utf-8").splitlines()[-1])["messages"]
@@ -162,14 +170,14 @@ def test_a_tool_runs_after_a_yes_to_its_question_and_only_then(chat: Open, tmp_p
     assert early, "the model was always quicker than the test"
 
 
-def typed_before(child: pexpect.spawn, question: str, keys: str) -> bool:
+def typed_before(child: Terminal, question: str, keys: str) -> bool:
     """Type while the model speaks, which is no answer to a question that is not there yet; wait for the question. False
     where it was there already, and nothing has been typed."""
-    os.kill(child.pid, signal.SIGSTOP)
+    os.kill(child.process.pid, signal.SIGSTOP)
     early = child.expect_exact([question, pexpect.TIMEOUT], timeout=0.3) == 1
     if early:
         child.send(keys)
-    os.kill(child.pid, signal.SIGCONT)
+    os.kill(child.process.pid, signal.SIGCONT)
     if early:
         child.expect_exact(question)
     return early

@@ -65,6 +65,10 @@ def refused(ran: Ran, *parts: str, errors: int = 1) -> list[str]:
         ("quantize: nf3", "step.yaml:6: quantize: input should be 'int8' or 'nf4', but is 'nf3'"),
         ("trainer: {learning_rat: 1}", "step.yaml: unknown key trainer.learning_rat → did you mean learning_rate?"),
         ("trainer: {output_dir: x}", "step.yaml: trainer.output_dir cannot be set → use --out"),
+        (
+            "trainer: {activation_checkpointing: true}",
+            "step.yaml: trainer.activation_checkpointing cannot be set → use trainer.gradient_checkpointing",
+        ),
         ("trainer: {max_length: 9}", "step.yaml: trainer.max_length cannot be set → use the recipe's max_length"),
         ("trainer: {lr_scheduler_type: zig}", "step.yaml: trainer: zig is not a valid SchedulerType"),
         ("trainer: {eval_strategy: steps}", "trainer.eval_strategy is steps, but no rows are held out → set eval_data"),

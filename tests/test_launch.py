@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,18 +34,27 @@ def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
     """The command line in a process of its own, as it is installed: without what the suite has set for itself."""
     command = [sys.executable, "-m", "smolalign.cli", *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment["TMPDIR"] = str(temporary(folder))
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=pipe, stderr=pipe)
+
+
+def temporary(folder: Path) -> Path:
+    """Where launches from a folder put temporary files; those that are killed leave them."""
+    (folder / "tmp").mkdir(exist_ok=True)
+    return folder / "tmp"
 
 
 def launched(kind: str, recipe: Path, *arguments: str, out: str, processes: int = 2) -> tuple[Path, str]:
     """The folder of a step that so many processes trained, and what was said."""
     target = recipe.parent / out
     options = ["--out", target, "--launch", "accelerate", "--processes", processes]
+    before = set(temporary(recipe.parent).iterdir())
     process = start(recipe.parent, kind, recipe, *arguments, *options)
     said, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert errors == ""
+    assert set(temporary(recipe.parent).iterdir()) == before
     return target / kind, said
 
 
@@ -81,6 +91,7 @@ def recipe(sharp_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def one_process(cli: Cli, recipe: Path) -> Path:
+    """Trained by the first test that asks for it; to the others the step is done."""
     return run(cli, "sft", recipe, *batch(8), "compute.micro_batch_tokens=all", out="alone")
 
 
@@ -139,19 +150,26 @@ def cut_off(recipe: Path, *arguments: str, out: str, processes: int = 2) -> Path
     return folder
 
 
-def test_a_launch_killed_with_all_its_processes_goes_on_to_the_same_weights(
-    recipe: Path, two_processes: tuple[Path, str]
+def test_a_launch_killed_with_all_its_processes_goes_on_to_the_same_weights_with_as_many_or_fewer(
+    cli: Cli, recipe: Path, one_process: Path, two_processes: tuple[Path, str]
 ) -> None:
     folder = cut_off(recipe, *GLOBAL, out="killed")
     # The processes that were launched end with the one that launched them, and the folder is free again.
+    fewer = recipe.parent / "fewer" / "sft"
+    shutil.copytree(folder, fewer)
     _, said = launched("sft", recipe, *GLOBAL, out="killed")
     assert "sft: resuming from checkpoint-" in said
     assert (read_manifest(folder) or {})["resumed"]
     assert_same_weights(folder, two_processes[0])
     assert logged(folder, "loss") == logged(two_processes[0], "loss")
+    assert run(cli, "sft", recipe, *GLOBAL, out="fewer") == fewer
+    manifest = read_manifest(fewer) or {}
+    assert (manifest["resumed"], manifest["processes"]) == (True, 1)
+    assert_trained_alike(fewer, one_process)
 
 
-def test_a_run_goes_on_with_another_number_of_processes(
+@pytest.mark.slow
+def test_a_run_goes_on_with_more_processes(
     cli: Cli, recipe: Path, one_process: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object, **__: object) -> None:
@@ -159,8 +177,8 @@ def test_a_run_goes_on_with_another_number_of_processes(
 
     with monkeypatch.context() as patch:
         patch.setattr("smolalign.train.session.Watch.on_save", stop, raising=False)
-        cli("sft", recipe, *GLOBAL, "--out", recipe.parent / "fewer")
-    folder, said = launched("sft", recipe, *GLOBAL, out="fewer")
+        cli("sft", recipe, *GLOBAL, "--out", recipe.parent / "more")
+    folder, said = launched("sft", recipe, *GLOBAL, out="more")
     assert "sft: resuming from checkpoint-" in said
     assert_trained_alike(folder, one_process)
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import CHAIN, chats, pairs, write_chain, write_jsonl
+from forked import Forked
 from safetensors.torch import load_file
 
 from smolalign.pipeline import run_step
@@ -25,7 +23,7 @@ from smolalign.report import Progress, Silent
 from smolalign.store import is_done, read_manifest
 from smolalign.train.session import Watch, last_checkpoint
 
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., Forked]
 # Enough steps that the kill, which comes within a few of the second checkpoint, is far from the end.
 STEPS = 120
 SAVE = 20
@@ -34,10 +32,10 @@ SAVE = 20
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Starts the command line in a process of its own; what a failed test leaves running is ended."""
-    running: list[subprocess.Popen[str]] = []
+    running: list[Forked] = []
 
-    def run(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-        running.append(_process(folder, *arguments))
+    def run(folder: Path, *arguments: str) -> Forked:
+        running.append(Forked(folder, *arguments))
         return running[-1]
 
     yield run
@@ -46,18 +44,7 @@ def start() -> Iterator[Start]:
         process.communicate()
 
 
-def _process(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "smolalign.cli", *arguments],
-        cwd=folder,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def kill_between_checkpoints(process: subprocess.Popen[str], step: Path) -> int:
+def kill_between_checkpoints(process: Forked, step: Path) -> int:
     """Kill -9 once some steps follow the second checkpoint; returns the last step that had been logged."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
@@ -75,7 +62,7 @@ def kill_between_checkpoints(process: subprocess.Popen[str], step: Path) -> int:
     raise AssertionError(f"no second checkpoint: {process.communicate()}")
 
 
-def finished(process: subprocess.Popen[str]) -> str:
+def finished(process: Forked) -> str:
     """What a command said that ended well."""
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err

@@ -43,6 +43,7 @@ RESERVED = {
     "assistant_only_loss": "the loss always falls on assistant turns only",
     "save_only_model": "a step that is cut off resumes from whole checkpoints",
     "push_to_hub": "models are saved locally",
+    "activation_checkpointing": "use trainer.gradient_checkpointing",
 }
 
 
@@ -89,6 +90,9 @@ def trainer_arguments(
         "report_to": "none",
         "disable_tqdm": True,
     }
+    if "activation_checkpointing" in config_class.__dataclass_fields__:
+        # Its name from transformers 5.23 on; the versions before it know the recipe's name alone.
+        fields["activation_checkpointing"] = fields.pop("gradient_checkpointing")
     try:
         arguments = config_class(**fields)
     except (TypeError, ValueError, ImportError) as error:
