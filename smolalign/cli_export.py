@@ -22,6 +22,9 @@ def export(
     private: Annotated[bool, typer.Option("--private", help="hub: make the repo private, where it is new.")] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="hub: the branch; by default main.")] = None,
     force: Annotated[bool, typer.Option("--force", help="hub: also where the repo holds another model.")] = False,
+    types: Annotated[
+        str, typer.Option("--types", metavar="TYPE,...", help="The types of the weights, separated by commas.")
+    ] = "",
     licence: Annotated[
         str | None, typer.Option("--license", metavar="ID", help="What the card gives the model out under.")
     ] = None,
@@ -32,4 +35,5 @@ def export(
     from smolalign.export.run import Wishes
     from smolalign.export.run import export as run
 
-    run(model, to, Wishes(out, repo, private, revision, force, licence, dry_run), print_line)
+    chosen = tuple(name.strip() for name in types.split(",") if name.strip())
+    run(model, Wishes(to, out, repo, private, revision, force, licence, dry_run, chosen), print_line)

@@ -20,8 +20,14 @@ FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a person asked for; each format takes some of it."""
+    """What a person asked for; each format takes some of it.
 
+    Attributes:
+        to: the format, one of `FORMATS`.
+        types: of the weights, as the format calls them, such as `q8_0`; empty for its own choice.
+    """
+
+    to: str
     out: Path | None = None
     repo: str | None = None
     private: bool = False
@@ -29,20 +35,21 @@ class Wishes:
     force: bool = False
     licence: str | None = None
     dry_run: bool = False
+    types: tuple[str, ...] = ()
 
 
-def export(model: str, to: str, wishes: Wishes, say: Callable[[str], None]) -> None:
+def export(model: str, wishes: Wishes, say: Callable[[str], None]) -> None:
     """Export a model.
 
     Args:
         model: see `source.find`.
-        to: one of `FORMATS`.
-        wishes: what else was asked for.
+        wishes: what was asked for.
         say: shows a line.
 
     Raises:
         UserError: the format is none, the wishes do not fit it, or the export cannot be made.
     """
+    to = wishes.to
     if to not in FORMATS:
         close = difflib.get_close_matches(to, FORMATS, n=1)
         mend = f"did you mean {close[0]}?" if close else f"use one of {', '.join(FORMATS)}"
@@ -51,7 +58,7 @@ def export(model: str, to: str, wishes: Wishes, say: Callable[[str], None]) -> N
         mend = "see https://huggingface.co/docs/hub/repositories-licenses"
         raise UserError(f"{wishes.licence!r} is no licence's identifier, such as apache-2.0", mend=mend)
     format = importlib.import_module(FORMATS[to])
-    for name in ("out", "repo", "private", "revision", "force"):
+    for name in ("out", "repo", "private", "revision", "force", "types"):
         if getattr(wishes, name) and name not in format.TAKES:
             raise UserError(f"--{name} is not for --to {to}")
     from smolalign.export.source import find
