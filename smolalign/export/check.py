@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from smolalign.chat.generation import positions
 from smolalign.errors import UserError
+from smolalign.export.facts import read_facts
 
 # Prose, figures, code, other scripts, spaces and a special token's look: what a tokenizer could cut in another way.
 PROBES = (
@@ -41,13 +44,15 @@ class Answers:
     Attributes:
         ids: tokens of each probe, as many as the model reads.
         rendered: a few chats through its template, None where it refuses one; empty without a template.
-        stops: the ids of its stop tokens, by its tokenizer and by its generation config.
+        stop: the id of its tokenizer's stop token.
+        stops: those at which generation stops.
         logits: `[tokens, vocabulary]` of each probe, fp32, on the CPU.
     """
 
     ids: list[list[int]]
     rendered: list[str | None]
-    stops: tuple[int | None, frozenset[int]]
+    stop: int | None
+    stops: frozenset[int]
     logits: list[torch.Tensor]
 
 
@@ -86,7 +91,7 @@ def answers(model: Any, tokenizer: Any) -> Answers:
     model.train(was_training)
     ends = model.generation_config.eos_token_id
     stops = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
-    return Answers(ids, rendered(tokenizer), (tokenizer.eos_token_id, stops), logits)
+    return Answers(ids, rendered(tokenizer), tokenizer.eos_token_id, stops, logits)
 
 
 def rendered(tokenizer: Any) -> list[str | None]:
@@ -138,16 +143,77 @@ def require_same(model: Answers, export: Answers, relative: float, largest: floa
     for what, one, other in (
         ("cuts a text into other tokens", model.ids, export.ids),
         ("renders a chat in another way", model.rendered, export.rendered),
-        ("has other stop tokens", model.stops, export.stops),
+        ("has another stop token", model.stop, export.stop),
     ):
         if one != other:
             raise _wrong(f"{what} than the model")
+    if model.stops != export.stops and export.stop not in export.stops:
+        raise _wrong("its generation config does not name its stop token")
     found = deviation(model.logits, export.logits)
     # Written so that what is not a number is refused.
     if not (found.relative <= relative and found.largest <= largest):
         allowed = f"{relative:.2%}" if largest == float("inf") else f"{largest:g}"
         raise _wrong(f"does not compute what the model does: {found.line()}, where {allowed} is allowed")
     return found
+
+
+def read_back(
+    folder: Path, reference: str, relative: float, largest: float = float("inf"), weights: float | None = None
+) -> str:
+    """Load a checkpoint that was written, as anyone would, and hold it against the model that it was made of.
+
+    Args:
+        folder: the checkpoint's.
+        reference: what loads the model.
+        relative: see `require_same`.
+        largest: likewise.
+        weights: how far a quantized weight may be from the model's, in parts of the largest of its row.
+
+    Returns:
+        What was found, in words.
+
+    Raises:
+        UserError: it cannot be loaded, or is not the model.
+    """
+    from smolalign.model import load_model, load_tokenizer
+
+    export = load_model(str(folder))
+    model = load_model(reference)
+    if weights is not None:
+        # Before anything is computed: bitsandbytes lays weights out anew for the processor when it first needs them.
+        _require_close_weights(model, export, weights)
+    theirs = answers(export, load_tokenizer(str(folder)))
+    del export
+    return f"read back: {require_same(answers(model, load_tokenizer(reference)), theirs, relative, largest).line()}"
+
+
+def allowed(folder: Path, reference: str) -> tuple[float, float]:
+    """`relative` and `largest` of `require_same` for a plain checkpoint: 1e-5 between two logits, or where it has fewer
+    bits than the model that was loaded, what rounding makes of them."""
+    from smolalign.model import load_config
+
+    rounded = {"float32", *read_facts(folder).dtypes} != {"float32"}
+    same = str(load_config(reference).dtype).removeprefix("torch.") in read_facts(folder).dtypes
+    return (0.1, math.inf) if rounded and not same else (math.inf, 1e-5)
+
+
+def _require_close_weights(model: Any, export: Any, largest: float) -> None:
+    """Raise UserError where a weight is further from the model's than its type explains, or no layer is quantized."""
+    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+    modules, found = dict(model.named_modules()), 0
+    for name, layer in export.named_modules():
+        if type(layer).__name__ not in ("Linear8bitLt", "Linear4bit"):
+            continue
+        found += 1
+        ours = modules[name].weight.detach().float()
+        state = getattr(layer, "state", None)
+        theirs = dequantize_bnb_weight(layer.weight, state).detach().float()
+        apart = (theirs - ours).abs().amax(-1) / ours.abs().amax(-1).clamp(min=1e-12)
+        if not float(apart.max()) <= largest:
+            raise _wrong(f"weights of {name} are {float(apart.max()):.3g} of the largest of their row from the model's")
+    if not found:
+        raise _wrong("none of its layers is quantized")
 
 
 def _wrong(what: str) -> UserError:
