@@ -325,6 +325,12 @@ def dequantized(model: Any) -> Any:
     for name in ("is_loaded_in_8bit", "is_loaded_in_4bit", "is_quantized", "quantization_method"):
         if hasattr(plain, name):
             delattr(plain, name)
+    # Saving would turn these round, which those that read quantized weights cannot be.
+    plain._weight_conversions = [
+        one
+        for one in getattr(plain, "_weight_conversions", None) or []
+        if not any(type(step).__name__.startswith("Bnb") for step in getattr(one, "operations", ()))
+    ]
     _forget_quantization(plain)
     return plain
 

@@ -91,7 +91,7 @@ def compare(
             module.export(source, Wishes(to=name, out=place / name, types=types), lambda line: None)
             for file in sorted(place.glob(f"{name}/*.gguf")) or [place / name]:
                 say(f"{file.name}: measuring")
-                beside(name if file.is_dir() else file.name, file)
+                beside(name if file.is_dir() else file.stem, file)
     timed = (
         f"tokens/s: {NEW_TOKENS} tokens, greedy, after {PROMPT_TOKENS} of a prompt, one reply at a time, the median of "
         f"{TIMES}; load: from files that were just written or read, libraries imported; each in a process of its own, "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import multiprocessing
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Figures:
     """What was measured.
 
     Attributes:
-        load_seconds: until the model is there to answer, without what importing the libraries takes.
+        load_seconds: until model and tokenizer are there to answer, without what importing the libraries takes.
         tokens_per_second: of a greedy reply, alone, its prompt read included.
         engine: what generated it.
         perplexity: of a token of the texts.
@@ -76,13 +77,12 @@ def measure(job: Job) -> Figures:
     """
     from smolalign.eval.perplexity import measure_perplexity
     from smolalign.eval.tasks import Loaded
-    from smolalign.model import device, load_tokenizer
+    from smolalign.model import device
     from smolalign.recipe.measure import Perplexity
 
     began = time.perf_counter()
-    model = _load(job.model)
+    model, tokenizer = _load(job.model)
     load_seconds = time.perf_counter() - began
-    tokenizer = load_tokenizer(job.model)
     speed, engine = _speed(model, tokenizer, job)
     task = Perplexity.model_validate({"data": [{"source": "texts"}]})
     found, _, _ = measure_perplexity(Loaded(model, tokenizer, 1, 0), task, job.documents)
@@ -91,53 +91,60 @@ def measure(job: Job) -> Figures:
     return Figures(load_seconds, speed, engine, perplexity, bits, likeliest, device().type)
 
 
-def _load(reference: str) -> Any:
-    from smolalign.model import device, load_model
+def _load(reference: str) -> tuple[Any, Any]:
+    """A model and its tokenizer. Transformers reads a `.gguf` file itself, not by way of the cache, where it would lie
+    dequantized."""
+    from smolalign.model import device, load_model, load_tokenizer
 
     if not reference.endswith(".gguf"):
-        return load_model(reference).eval()
+        return load_model(reference).eval(), load_tokenizer(reference)
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    # Not by way of the cache, where it lies dequantized.
     auto: Any = AutoModelForCausalLM
     file = Path(reference)
-    return auto.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32).to(device()).eval()
+    options: dict[str, Any] = {"gguf_file": file.name}
+    model = auto.from_pretrained(str(file.parent), dtype=torch.float32, **options)
+    return model.to(device()).eval(), AutoTokenizer.from_pretrained(str(file.parent), **options)
 
 
 def _speed(model: Any, tokenizer: Any, job: Job) -> tuple[float, str]:
     """Tokens a second of a greedy reply, and what generated it: llama.cpp for a `.gguf` file, where it is installed."""
     ids = list(tokenizer.encode(job.documents[0].text))[:PROMPT_TOKENS]
-    if job.model.endswith(".gguf") and importlib.util.find_spec("llama_cpp"):
-        from llama_cpp import Llama
+    if not job.model.endswith(".gguf"):
+        return _rate(_reply(model, ids)), "Transformers"
+    if importlib.util.find_spec("llama_cpp"):
+        return _rate(_reply_of_llama_cpp(job.model, ids)), "llama.cpp"
+    return _rate(_reply(model, ids)), "Transformers, dequantized"
 
-        engine = Llama(job.model, n_ctx=2 * (PROMPT_TOKENS + NEW_TOKENS), verbose=False)
 
-        def reply() -> int:
-            engine.reset()
-            stream = engine.generate(ids, temp=0.0)
-            return sum(1 for _ in zip(range(NEW_TOKENS), stream, strict=False))
-
-        return _rate(reply), "llama.cpp"
+def _reply(model: Any, ids: list[int]) -> Callable[[], int]:
     import torch
 
     prompt = torch.tensor([ids], device=model.device)
+    options = {"do_sample": False, "min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS}
 
     def reply() -> int:
         with torch.inference_mode():
-            found = model.generate(
-                prompt,
-                attention_mask=torch.ones_like(prompt),
-                do_sample=False,
-                min_new_tokens=NEW_TOKENS,
-                max_new_tokens=NEW_TOKENS,
-            )
+            found = model.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
         return int(found.shape[1] - prompt.shape[1])
 
-    return _rate(reply), "Transformers, dequantized" if job.model.endswith(".gguf") else "Transformers"
+    return reply
 
 
-def _rate(reply: Any) -> float:
+def _reply_of_llama_cpp(file: str, ids: list[int]) -> Callable[[], int]:
+    from llama_cpp import Llama
+
+    engine = Llama(file, n_ctx=2 * (PROMPT_TOKENS + NEW_TOKENS), verbose=False)
+
+    def reply() -> int:
+        engine.reset()
+        return sum(1 for _ in itertools.islice(engine.generate(ids, temp=0.0), NEW_TOKENS))
+
+    return reply
+
+
+def _rate(reply: Callable[[], int]) -> float:
     reply()
     rates = []
     for _ in range(TIMES):

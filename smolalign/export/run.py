@@ -20,7 +20,7 @@ FORMATS = {
 }
 # Formats that people ask for and no library writes, with why.
 NOT_TO_BE_HAD = {
-    "onnx": "no ONNX: the last optimum-onnx, 0.1.0, works with Transformers 4 alone (see docs/export.md)",
+    "onnx": "ONNX is not written: the last optimum-onnx, 0.1.0, works with Transformers 4 alone; see docs/export.md",
 }
 DTYPES = ("float32", "bfloat16", "float16")
 
