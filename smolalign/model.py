@@ -19,7 +19,7 @@ from smolalign.checkpoint import require_config, require_tokenizer, require_weig
 from smolalign.errors import UserError
 from smolalign.hub import hub_model, model_folder
 from smolalign.recipe.schema import Lora
-from smolalign.store import cache_folder, digest_path, taking_turns, whole_folder
+from smolalign.store import cache_folder, digest_path, read_json, taking_turns, whole_folder
 from smolalign.vocabulary import added_tokens, fit_vocabulary, speak_template
 
 # What Transformers raises on checkpoints that are missing, torn or not checkpoints at all.
@@ -67,7 +67,8 @@ def tokens_added(reference: str, tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def load_model(reference: str, quantize: str | None = None) -> PreTrainedModel:
-    """A causal language model, in fp32 on the CPU and in its own dtype on an accelerator.
+    """A causal language model, in fp32 on the CPU and in its own dtype on an accelerator. What a checkpoint holds
+    quantized stays so.
 
     Args:
         reference: checkpoint folder, adapter folder, `.gguf` file, or Hub id with an optional `@revision`. Adapters are
@@ -75,15 +76,20 @@ def load_model(reference: str, quantize: str | None = None) -> PreTrainedModel:
         quantize: `int8` or `nf4` loads the linear layers through bitsandbytes (Dettmers et al. 2022, 2023).
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, or is to be quantized and is so already.
     """
     if is_adapter(Path(reference)):
         return _adapted_model(Path(reference), quantize)
     name, here = _location(reference, weights=True), device()
     require_weights(Path(name), reference, _mend(reference))
     options: dict[str, Any] = {"dtype": torch.float32 if here.type == "cpu" else "auto", "use_safetensors": True}
+    kept = _method((read_json(Path(name) / "config.json") or {}).get("quantization_config"))
+    if quantize and kept:
+        mend = "leave quantize out, or name the model that it was made of"
+        raise UserError(f"{reference} is quantized already ({kept})", mend=mend)
     if quantize:
         options["quantization_config"] = quantization(quantize, here)
+    if quantize or kept:
         options["device_map"] = {"": here}
     # Transformers gives weights that a checkpoint lacks at random, with no more than a warning.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
@@ -101,7 +107,38 @@ def load_model(reference: str, quantize: str | None = None) -> PreTrainedModel:
     if hub := hub_model(reference):
         # Adapters that are trained over it note this as their base.
         model.name_or_path = model.config.name_or_path = hub[0]
-    return model if quantize else on_device(model)
+    if kept and here.type == "cpu":
+        _rest_in_fp32(model)
+    return model if quantize or kept else on_device(model)
+
+
+def quantization_kept(reference: str) -> str | None:
+    """How the weights of a checkpoint are quantized: `int8`, `nf4`, or the name of another method; None where they are
+    not, as those of adapters merged into their base never are.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    if is_adapter(Path(reference)):
+        return None
+    return _method(getattr(load_config(reference), "quantization_config", None))
+
+
+def _method(config: dict[str, Any] | None) -> str | None:
+    """The name of what a checkpoint's `quantization_config` says."""
+    if not config:
+        return None
+    if config.get("quant_method") != "bitsandbytes":
+        return str(config.get("quant_method", "by a method without a name"))
+    return "int8" if config.get("load_in_8bit") else str(config.get("bnb_4bit_quant_type"))
+
+
+def _rest_in_fp32(model: Any) -> None:
+    """Hold in fp32 what is not quantized: Transformers leaves it in the checkpoint's dtype, which CPUs are slow in."""
+    for parameter in model.parameters():
+        if parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()
+    model.config.dtype = torch.float32
 
 
 def load_config(reference: str) -> Any:
@@ -170,7 +207,7 @@ def merged(
         # The rows of added tokens are saved as adapters are, so the embeddings themselves need not be.
         model.save_pretrained(str(target), save_embedding_layers=False)
         tokenizer.save_pretrained(target)
-    if quantize:
+    if quantize or quantization_kept(reference):
         return _merge(folder / "adapter", reference)
     return model.merge_and_unload()
 
@@ -179,6 +216,8 @@ def _merge(folder: Path, base: str) -> PreTrainedModel:
     """A base model, in full precision, with the adapters of a folder merged into its weights."""
     try:
         model = load_model(base)
+        if quantization_kept(base):
+            model = dequantized(model)
     except UserError as error:
         raise UserError(f"the base model of the adapters in {folder}: {error.what}", mend=mend_base(folder)) from None
     fit_vocabulary(model, tokens_added(base, load_tokenizer(str(folder))))
@@ -273,12 +312,34 @@ def _convert_gguf(file: Path, target: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **options)
     except UNREADABLE as error:
         raise _not_loadable(str(file), error) from None
-    # Transformers refuses to save what it thinks is still quantized; the weights are plain by now.
-    del model.config.quantization_config
-    model.hf_quantizer = None  # type: ignore[assignment]
+    _forget_quantization(model)
     with whole_folder(target) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+def dequantized(model: Any) -> Any:
+    """A model of quantized weights as a plain one, of what they stand for."""
+    # Transformers gives them the dtype that they were quantized from, which need not be that of the rest.
+    plain = model.dequantize(dtype=model.get_input_embeddings().weight.dtype)
+    for name in ("is_loaded_in_8bit", "is_loaded_in_4bit", "is_quantized", "quantization_method"):
+        if hasattr(plain, name):
+            delattr(plain, name)
+    # Saving would turn these round, which those that read quantized weights cannot be.
+    plain._weight_conversions = [
+        one
+        for one in getattr(plain, "_weight_conversions", None) or []
+        if not any(type(step).__name__.startswith("Bnb") for step in getattr(one, "operations", ()))
+    ]
+    _forget_quantization(plain)
+    return plain
+
+
+def _forget_quantization(model: Any) -> None:
+    """Have a model saved as what it is by now: Transformers refuses to save what it thinks is still quantized."""
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
 
 
 def _require_every_weight(found: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow
 import yaml
@@ -298,6 +298,18 @@ class _Handler(BaseHTTPRequestHandler):
             sizes = {name: len(found.files(revision)[name]) for name in names}
             self._say(200, [{"type": "file", "path": n, "size": s, "oid": "0" * 40} for n, s in sizes.items()])
 
+    def paths(self, body: bytes, repo: str, revision: str) -> None:
+        """Size and digests of files that are named: git's own, and SHA-256 of those in LFS."""
+        if found := self._found(repo, revision):
+            answered = []
+            for name in parse_qs(body.decode()).get("paths", []):
+                if (content := found.files(revision).get(name)) is not None:
+                    lfs = {"size": len(content), "oid": _sha256(content), "pointerSize": 135}
+                    named = {"lfs": lfs} if name.endswith(_LFS) else {}
+                    about = {"path": name, "size": len(content), "oid": _git_hash(content), **named}
+                    answered.append({"type": "file", **about})
+            self._say(200, answered)
+
 
 _REPO = r"([^/]+/[^/]+)"
 _ROUTES = [
@@ -307,6 +319,7 @@ _ROUTES = [
     (rf"POST /api/models/{_REPO}/preupload/(.+)", _Handler.preupload),
     (rf"POST /api/models/{_REPO}/commit/(.+)", _Handler.commit),
     (rf"POST /api/models/{_REPO}/branch/(.+)", _Handler.branch),
+    (rf"POST /api/models/{_REPO}/paths-info/(.+)", _Handler.paths),
     (rf"POST /{_REPO}\.git/info/lfs/objects/batch", _Handler.batch),
     (r"PUT /lfs/([0-9a-f]{64})", _Handler.put),
     (rf"GET /api/models/{_REPO}/xet-write-token/(.+)", _Handler.xet_token),

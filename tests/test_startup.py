@@ -62,6 +62,7 @@ def layer(module: str) -> int:
         "cluster": 5,
         "console": 5,
         "console_eval": 5,
+        "console_export": 5,
         "check": 5,
         "fits": 5,
         "init": 5,
@@ -128,7 +129,7 @@ def test_the_lowest_modules_import_the_standard_library_and_each_other_only(modu
     ("library", "only"),
     [
         ("typer", {f"smolalign.{name}" for name in CLI}),
-        ("rich", {"smolalign.console", "smolalign.console_eval"}),
+        ("rich", {"smolalign.console", "smolalign.console_eval", "smolalign.console_export"}),
     ],
 )
 def test_the_modules_of_the_screen_alone_import_its_libraries(library: str, only: set[str]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
+import io
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,6 +55,7 @@ def export(source: Source, wishes: Wishes, say: Callable[[str], None]) -> None:
         if api is None:
             say(f"\n{package.card}")
             return
+        _read_back(package, source.reference, say)
         with _told(repo):
             _push(api, package, repo, wishes, say)
 
@@ -99,6 +103,15 @@ def _connected(repo: str) -> Any:
     return api
 
 
+def _read_back(package: Package, reference: str, say: Callable[[str], None]) -> None:
+    """Load what is about to be pushed, and hold it against the model."""
+    from smolalign.export.check import allowed, read_back
+
+    with tempfile.TemporaryDirectory() as place:
+        package.write(Path(place), link=True)
+        say(read_back(Path(place), reference, *allowed(Path(place), reference)))
+
+
 def _push(api: Any, package: Package, repo: str, wishes: Wishes, say: Callable[[str], None]) -> None:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -115,9 +128,29 @@ def _push(api: Any, package: Package, repo: str, wishes: Wishes, say: Callable[[
     done = api.create_commit(
         repo, operations, commit_message=message, revision=wishes.revision, parent_commit=there.commit
     )
+    _require_arrived(api, repo, done.oid, package)
     if done.oid == there.commit:
         say(f"{repo} holds all of it already")
     say(f"{api.endpoint}/{repo}\n{done.commit_url}")
+
+
+def _require_arrived(api: Any, repo: str, commit: str, package: Package) -> None:
+    """Raise UserError where the Hub's digest of a file is not that of what was checked: SHA-256 of what it keeps in LFS
+    or Xet, git's own of the others."""
+    names = list(package.files)
+    there = {one.path: one for one in api.get_paths_info(repo, names, revision=commit)}
+    for name, content in package.files.items():
+        found = there.get(name)
+        if found is None:
+            raise UserError(f"{name} did not arrive", where=repo, mend=_AGAIN)
+        large = getattr(found, "lfs", None)
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        digest = hashlib.sha256() if large else hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+        with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as stream:
+            while part := stream.read(1 << 20):
+                digest.update(part)
+        if digest.hexdigest() != (large.sha256 if large else found.blob_id):
+            raise UserError(f"{name} on the Hub is not what was pushed", where=repo, mend=_AGAIN)
 
 
 def _look(api: Any, repo: str, wishes: Wishes) -> There:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from smolalign.adapters import is_adapter
+from smolalign.adapters import base_of, is_adapter
 from smolalign.errors import UserError
 from smolalign.export.card import Card, render
 from smolalign.export.facts import read_facts
+from smolalign.export.run import DTYPES
 from smolalign.export.source import Source
 from smolalign.store import CARD, cache_folder, read_json
 
@@ -40,6 +42,7 @@ KEPT = (
     "LICENCE*",
     "NOTICE*",
 )
+Quantize = Callable[[Path, Path], list[str]]
 _CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json")
 
 
@@ -54,6 +57,17 @@ class Package:
         """Bytes of each file."""
         return {name: len(f) if isinstance(f, bytes) else f.stat().st_size for name, f in self.files.items()}
 
+    def write(self, folder: Path, *, link: bool = False) -> None:
+        """Write the files into a folder that is there; with `link` those that lie somewhere as links to there."""
+        for name, content in self.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                (folder / name).write_bytes(content)
+            elif link:
+                (folder / name).symlink_to(content.resolve())
+            else:
+                shutil.copyfile(content, folder / name)
+
     @property
     def card(self) -> str:
         """The text of the card."""
@@ -62,46 +76,90 @@ class Package:
 
 
 @contextmanager
-def packaged(source: Source, name: str, place: str, licence: str | None) -> Iterator[Package]:
-    """The files of a model, while the context lasts: those in its folder, or those of a plain checkpoint made of it.
+def packaged(
+    source: Source,
+    name: str,
+    place: str,
+    licence: str | None,
+    dtype: str = "auto",
+    quantize: Quantize | None = None,
+) -> Iterator[Package]:
+    """The files of a model, while the context lasts: those in its folder, or those of a checkpoint made of it.
 
     Args:
         source: the model.
         name: what the card calls it.
         place: what the card's example loads.
         licence: the Hub's identifier of what the model is given out under.
+        dtype: of the weights, by torch's name; `auto` for what they have.
+        quantize: writes weights and configuration of a plain checkpoint's folder to another, in another form, and
+            returns the dtypes of that.
 
     Raises:
         UserError: the model cannot be loaded, or is not whole.
     """
-    with _checkpoint(source.reference) as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(_checkpoint(source.reference, dtype))
         left_out = sorted(_left_out(folder))
         files: dict[str, Path | bytes] = {file: _content(folder, file) for file in sorted(_kept(folder))}
         _require_whole(folder, files)
+        facts = read_facts(folder)
+        if quantize:
+            target = stack.enter_context(_for_the_time_being())
+            facts = replace(facts, dtypes=quantize(folder, target))
+            files = {file: content for file, content in files.items() if not _is_weights(file)}
+            files |= {file.name: file for file in sorted(target.iterdir())}
         if source.own_card and (folder / CARD).is_file():
             if licence:
                 raise UserError(f"the model has a card of its own, {CARD}", mend="write the licence there")
             files[CARD] = folder / CARD
         else:
-            card = Card(name, place, read_facts(folder), source.origin, licence)
+            card = Card(name, place, facts, source.origin, licence)
             files[CARD] = render(card).encode()
         yield Package(files, left_out)
 
 
 @contextmanager
-def _checkpoint(reference: str) -> Iterator[Path]:
-    """A folder with the model as a plain checkpoint in safetensors: its own, or one for the time being."""
+def _checkpoint(reference: str, dtype: str) -> Iterator[Path]:
+    """A folder with the model as a checkpoint in safetensors, of a dtype: its own, or one for the time being."""
     folder = Path(reference) if Path(reference).exists() else _downloaded(reference)
     if folder.is_dir() and not is_adapter(folder) and any(folder.glob("model*.safetensors")):
-        yield folder
-        return
-    from smolalign.model import load_model, load_tokenizer, save_model
+        if dtype == "auto" or read_facts(folder).dtypes == [dtype]:
+            yield folder
+            return
+    elif dtype == "auto":
+        dtype = _dtype_of(str(folder))
+    import torch
 
+    from smolalign.model import load_model, load_tokenizer, quantization_kept, save_model
+
+    if kept := quantization_kept(str(folder)):
+        raise UserError(f"the weights of {reference} are quantized ({kept})", mend="leave --dtype out")
+    with _for_the_time_being() as place:
+        model = load_model(str(folder)).to(getattr(torch, dtype))
+        save_model(model, load_tokenizer(str(folder)), place / "model")
+        yield place / "model"
+
+
+def _dtype_of(reference: str) -> str:
+    """The dtype that weights are written in which have to be loaded first: that of the base of adapters, where it has
+    one alone; fp32 of what is dequantized or pickled."""
+    while is_adapter(Path(reference)):
+        reference = base_of(Path(reference))
+    folder = Path(reference) if Path(reference).exists() else _downloaded(reference)
+    dtypes = read_facts(folder).dtypes if folder.is_dir() else []
+    return dtypes[0] if len(dtypes) == 1 and dtypes[0] in DTYPES else "float32"
+
+
+@contextmanager
+def _for_the_time_being() -> Iterator[Path]:
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="export-", dir=cache_folder()) as place:
-        target = Path(place) / "model"
-        save_model(load_model(str(folder)), load_tokenizer(str(folder)), target)
-        yield target
+        yield Path(place)
+
+
+def _is_weights(name: str) -> bool:
+    return name == "config.json" or name.startswith("model")
 
 
 def _downloaded(reference: str) -> Path:
@@ -118,6 +176,13 @@ def _downloaded(reference: str) -> Path:
     except (OSError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"cannot download {reference}: {first[:200]}", mend="run the same command again") from None
+
+
+def checkpoint_files(reference: str) -> list[Path]:
+    """The files of a checkpoint in a folder or on the Hub, or of adapters."""
+    folder = Path(reference) if Path(reference).exists() else _downloaded(reference)
+    names = [*_kept(folder), *(file.name for file in folder.glob("adapter_*"))]
+    return [folder / name for name in names]
 
 
 def _kept(folder: Path) -> Iterator[str]:

@@ -17,7 +17,16 @@ from smolalign.chat.render import require_trainable_template
 from smolalign.data.gather import gather, gather_sources
 from smolalign.data.row_files import without_folders, write_rows
 from smolalign.errors import UserError
-from smolalign.model import load_model, load_tokenizer, lora_config, merged, save_model, tokens_added, unadapted
+from smolalign.model import (
+    load_model,
+    load_tokenizer,
+    lora_config,
+    merged,
+    quantization_kept,
+    save_model,
+    tokens_added,
+    unadapted,
+)
 from smolalign.outcome import Outcome
 from smolalign.recipe.schema import TuneStep
 from smolalign.report import Reporter
@@ -50,10 +59,17 @@ def prepare(step: TuneStep, kind: RowKind, tokenize: Tokenize, folder: Path, rep
     """Read, split and tokenize the rows of a step; those that `test_fraction` holds out go to `data/test.parquet`.
 
     Raises:
-        UserError: the template would not train its stop token, or more rows than `max_cut` allows are too long, among
-            those to train on or among those held out; or pairs would have to teach new tokens.
+        UserError: the model is quantized and has no adapters; the template would not train its stop token; more
+            rows than `max_cut` allows are too long, among those to train on or among those held out; or pairs would
+            have to teach new tokens.
     """
-    require_layout(quantized=step.quantize is not None)
+    kept = quantization_kept(step.model)
+    if kept and step.lora is None:
+        mend = "add a lora block, or name the model that it was made of"
+        raise UserError(
+            f"{step.model} is quantized ({kept}), and only adapters are trained over such weights", mend=mend
+        )
+    require_layout(quantized=bool(step.quantize or kept))
     say_adapters(Path(step.model), kind, report)
     tokenizer = load_tokenizer(step.model, step.template)
     require_trainable_template(tokenizer)
