@@ -2,8 +2,8 @@
 
     python -m benchmarks.tokenize TOKENIZER.json [FILE.jsonl …] [--megabytes 64] [--repeats 3]
 
-Ours reads Parquet, encodes, writes the ids and hashes them. The library encodes texts that are in memory, on all cores, and
-drops what it made. Without files the texts are those of nano's pretraining, repeated with a number each.
+Ours reads Parquet, encodes, writes the ids and hashes them. The library encodes texts that are in memory, on all cores,
+and drops what it made. Without files the texts are those of nano's pretraining, repeated with a number each.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def _tokenizing(texts: list[str], file: Path, place: Path, repeats: int) -> None
         del encoded
         ratios.append(bare / ours)
         print(
-            f"{size / 1e6:.0f} MB, {files.tokens:,} tokens: ours {ours:.2f} s ({size / ours / 1e6:.2f} MB/s), the library "
-            f"{bare:.2f} s ({size / bare / 1e6:.2f} MB/s), {100 * bare / ours:.0f} % of its speed",
+            f"{size / 1e6:.0f} MB, {files.tokens:,} tokens: ours {ours:.2f} s ({size / ours / 1e6:.2f} MB/s), "
+            f"the library {bare:.2f} s ({size / bare / 1e6:.2f} MB/s), {100 * bare / ours:.0f} % of its speed",
             flush=True,
         )
     print(f"median: {100 * statistics.median(ratios):.0f} % of the library's speed")
