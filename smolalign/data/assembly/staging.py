@@ -81,7 +81,10 @@ def write_unit(
     if batches:
         name = plan.assembly.names[plan.units[number].source]
         arrays = {field: np.concatenate([getattr(b, field) for b in batches]) for field in _ARRAYS[:3] + _ARRAYS[4:6]}
-        arrays["key"] = mixed(arrays["content"], f"{plan.assembly.seed} source {name}")
+        # Streams put documents into an order of their own: here it depends on them alone, so that they are the same
+        # shards, and are tokenized once, whatever the seed is and whatever they are called.
+        order_by = "documents" if plan.assembly.kind == "document" else f"{plan.assembly.seed} source {name}"
+        arrays["key"] = mixed(arrays["content"], order_by)
         arrays["index"] = np.arange(len(arrays["key"]), dtype=np.uint32)
         bucket = bucket_of(arrays["key"], plan.buckets)
         order = np.argsort(bucket, kind="stable")
