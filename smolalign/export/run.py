@@ -15,6 +15,8 @@ from smolalign.errors import UserError
 FORMATS = {
     "merged": "smolalign.export.merged",
     "hub": "smolalign.export.hub",
+    "gguf": "smolalign.export.gguf",
+    "ollama": "smolalign.export.ollama",
 }
 
 
