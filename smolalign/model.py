@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
 from safetensors import SafetensorError
+from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.integrations.gguf import read_gguf_metadata
 
 from smolalign import processes
 from smolalign.adapters import base_of, is_adapter, mend_base
@@ -22,6 +24,8 @@ from smolalign.recipe.schema import Lora
 from smolalign.store import cache_folder, digest_path, read_json, taking_turns, whole_folder
 from smolalign.vocabulary import added_tokens, fit_vocabulary, speak_template
 
+# Raised when a GGUF file is read otherwise than before: what was converted of it is kept.
+_GGUF_VERSION = 2
 # What Transformers raises on checkpoints that are missing, torn or not checkpoints at all.
 UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, SafetensorError)
 
@@ -298,7 +302,7 @@ def _mend(reference: str) -> str:
 
 def _converted_gguf(file: Path) -> Path:
     """A GGUF file as a checkpoint folder in the cache: reading GGUF dequantizes it, slowly, so that is done once."""
-    target = cache_folder() / "gguf" / digest_path(file)[:16]
+    target = cache_folder() / "gguf" / f"{digest_path(file)[:16]}-{_GGUF_VERSION}"
     with taking_turns(target):
         if not (target / "config.json").is_file():
             _convert_gguf(file, target)
@@ -308,7 +312,7 @@ def _converted_gguf(file: Path) -> Path:
 def _convert_gguf(file: Path, target: Path) -> None:
     options = {"gguf_file": file.name}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **options)
+        tokenizer = load_gguf_tokenizer(file)
         model = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **options)
     except UNREADABLE as error:
         raise _not_loadable(str(file), error) from None
@@ -340,6 +344,19 @@ def _forget_quantization(model: Any) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
+
+
+def load_gguf_tokenizer(file: Path) -> Tokenizer:
+    """The tokenizer in a GGUF file, through Transformers, which knows not every name of a pre-tokenizer.
+
+    It reads `smollm`, where each digit is a piece of its own, as GPT-2's: two spaces before a digit come out otherwise.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    if read_gguf_metadata(str(file))[0].get("tokenizer.ggml.pre") == "smollm":
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    return tokenizer
 
 
 def _require_every_weight(found: dict[str, Any]) -> None:

@@ -67,8 +67,8 @@ def compare(
     """
     chosen = list(formats) or [name for name in FORMATS if name not in ("hub", "ollama")]
     for name in chosen:
-        if name not in FORMATS or name == "hub":
-            written = ", ".join(one for one in FORMATS if one != "hub")
+        if name not in FORMATS or name in ("hub", "ollama"):
+            written = ", ".join(one for one in FORMATS if one not in ("hub", "ollama"))
             raise UserError(f"no format {name!r} to compare", mend=f"use some of {written}")
     documents, texts = _texts(data)
     source = find(model)

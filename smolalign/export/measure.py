@@ -94,18 +94,17 @@ def measure(job: Job) -> Figures:
 def _load(reference: str) -> tuple[Any, Any]:
     """A model and its tokenizer. Transformers reads a `.gguf` file itself, not by way of the cache, where it would lie
     dequantized."""
-    from smolalign.model import device, load_model, load_tokenizer
+    from smolalign.model import device, load_gguf_tokenizer, load_model, load_tokenizer
 
     if not reference.endswith(".gguf"):
         return load_model(reference).eval(), load_tokenizer(reference)
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     auto: Any = AutoModelForCausalLM
     file = Path(reference)
-    options: dict[str, Any] = {"gguf_file": file.name}
-    model = auto.from_pretrained(str(file.parent), dtype=torch.float32, **options)
-    return model.to(device()).eval(), AutoTokenizer.from_pretrained(str(file.parent), **options)
+    model = auto.from_pretrained(str(file.parent), dtype=torch.float32, gguf_file=file.name)
+    return model.to(device()).eval(), load_gguf_tokenizer(file)
 
 
 def _speed(model: Any, tokenizer: Any, job: Job) -> tuple[float, str]:

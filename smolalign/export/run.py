@@ -17,6 +17,8 @@ FORMATS = {
     "int8": "smolalign.export.quantized",
     "nf4": "smolalign.export.quantized",
     "hub": "smolalign.export.hub",
+    "gguf": "smolalign.export.gguf",
+    "ollama": "smolalign.export.ollama",
 }
 # Formats that people ask for and no library writes, with why.
 NOT_TO_BE_HAD = {
