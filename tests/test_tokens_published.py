@@ -26,5 +26,5 @@ def test_special_tokens_and_digits_are_those_of_the_published_vocabulary() -> No
     ours = train_tokenizer(["1234 and 12 and 34 12 34 12 34"] * 50, 300, "chatml", 64)
     assert ours.convert_ids_to_tokens(range(17)) == published[:17]
     for vocabulary in (published[17:], list(ours.get_vocab())):
-        assert not [token for token in vocabulary if any(map(str.isdigit, token)) and len(token) > 1]
+        assert not [token for token in vocabulary if set(token) & set("0123456789") and len(token) > 1]
     assert ours.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a 12")[-2:] == [("1", (2, 3)), ("2", (3, 4))]
