@@ -108,6 +108,31 @@ def test_the_local_executor_gives_the_very_files_of_the_pool(cli: Cli) -> None:
     assert "cached" in cli("smoltalk", "smoltalk.yaml", "--out", "local").out
 
 
+PRETRAIN = """\
+kind: pretrain
+data: [{source: texts.jsonl}]
+tokenizer: {vocab_size: 300}
+"""
+
+
+@pytest.mark.slow
+def test_an_engine_tokenizes_to_the_very_files_of_the_pool(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_jsonl(Path("texts.jsonl"), [{"text": words(f"text {number}")} for number in range(300)])
+    Path("pretrain.yaml").write_text(PRETRAIN)
+    monkeypatch.setattr("smolalign.data.tokens.tokenize._SHARD_BYTES", (20_000, 20_000))
+    monkeypatch.setattr("smolalign.data.assembly.write._ROWS_PER_GROUP", 50)
+    found = []
+    for engine in ([], ["--engine", "local.yaml"]):
+        monkeypatch.setenv("XDG_CACHE_HOME", f"cache{len(engine)}")
+        ran = cli("tokenize", "pretrain.yaml", "--out", f"run{len(engine)}", *engine)
+        assert ran.code == 0, ran.err
+        home = Path(f"cache{len(engine)}/smolalign/tokens")
+        found.append({file.relative_to(home): file.read_bytes() for file in home.rglob("0*") if file.is_file()})
+    assert len(found[0]) > 4
+    assert found[0] == found[1]
+    assert "tokenizing texts.jsonl in" in ran.out
+
+
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 def test_ray_gives_the_very_files_of_the_pool(cli: Cli) -> None:
     Path("ray.yaml").write_text("engine: ray\ntasks: 3\nmem_per_cpu_gb: 0.5\n")

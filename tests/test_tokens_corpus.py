@@ -206,6 +206,12 @@ def test_compression_is_measured_on_held_out_text_by_source() -> None:
     assert prepared("plain").compression.text == "training"
 
 
+def test_a_source_of_which_nothing_is_left_is_named() -> None:
+    Path("b.jsonl").write_bytes(Path("a.jsonl").read_bytes())
+    with pytest.raises(UserError, match=r"b\.jsonl: none of its documents is left"):
+        prepared(deduplicate={})
+
+
 def test_a_tokenizer_is_taken_with_the_recipe_s_template(tiny_model: Path) -> None:
     made = prepared(tokenizer={"model": str(tiny_model)}, template="smollm2", test_fraction=0.1)
     assert "You are a helpful AI assistant named SmolLM" in made.tokenizer.chat_template

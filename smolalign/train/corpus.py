@@ -93,6 +93,7 @@ def _prepared(step: PretrainStep, folder: Path, report: Reporter, engine: Engine
     found = assemble_documents(step, rows, own_names, folder, report, engine)
     if processes.is_main():
         write_report(folder, found.report)
+    _require_documents(found, own_names)
     tokenizer = _tokenizer(step, found, folder)
     encoder = encoder_of(tokenizer)
     run = run_on(engine, folder, folder / "checkpoints" / "engine", report)
@@ -106,6 +107,15 @@ def _prepared(step: PretrainStep, folder: Path, report: Reporter, engine: Engine
     report.say(f"{compression.bytes_per_token:.2f} bytes of {compression.text} text a token")
     sources = {name: train[own_names[number]] for name, number in zip(names, which, strict=True)}
     return Corpus(tokenizer, sources, held_out, compression, found.report["sources"])
+
+
+def _require_documents(found: Assembled, names: Sequence[str]) -> None:
+    """Raises UserError where nothing is left of a source."""
+    left = {found.sources[file] for file in found.train}
+    for number, name in enumerate(names):
+        if number not in left:
+            what = "none of its documents is left: all are filtered out, duplicates, or held out"
+            raise UserError(what, where=name, mend="leave the source out; data_report.html says what became of it")
 
 
 def _distinct(sources: Sequence[DataSource]) -> tuple[list[int], list[DataSource]]:
