@@ -62,10 +62,10 @@ def per_document_attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if cu_seq_lens_q is None:
         return _attend(query, key, value, scaling, dropout).transpose(1, 2), None
-    if key_index is not None:
-        key, value = key.index_select(2, key_index), value.index_select(2, key_index)
-    else:
+    if key_index is None or cu_seq_lens_k is None:
         cu_seq_lens_k = cu_seq_lens_q
+    else:
+        key, value = key.index_select(2, key_index), value.index_select(2, key_index)
     if query.device.type in BLOCKS_ON and not dropout:
         blocks = _layout(cu_seq_lens_q, cu_seq_lens_k, query.device)
         return _attend_in_blocks(query, key, value, scaling, blocks), None

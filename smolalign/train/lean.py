@@ -65,7 +65,8 @@ class Rotation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return _rotate(gradient, *ctx.saved_tensors, 1), None, None
+        cosines, sines = ctx.saved_tensors
+        return _rotate(gradient, cosines, sines, 1), None, None
 
 
 def _rotate(rows: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, sign: int) -> torch.Tensor:

@@ -51,8 +51,8 @@ def measured(width: int, inner: int) -> Speeds:
     """The speeds of this CPU for a model of these widths, from the cache where they have been measured before."""
     key = f"{_cpu()} | {torch.get_num_threads()} threads | torch {torch.__version__} | {width} x {inner}"
     try:
-        return Speeds(**_kept().get(key))
-    except TypeError:
+        return Speeds(**_kept()[key])
+    except (KeyError, TypeError):
         speeds = measure(width, inner)
     _keep(key, asdict(speeds))
     return speeds
