@@ -184,13 +184,16 @@ def show(task: Task, found: dict[str, Blocks], steps: int) -> None:
     ours = found[OURS]
     batch = f"{task.rows} rows of {task.row_tokens}"
     print(f"\n{task.name}: {batch} tokens a step, blocks of {steps} steps, {len(ours.speeds)} blocks each\n")
-    print("| | tokens/s | smolalign is faster by | in the blocks | loss of the first and the last block |")
-    print("|---|---|---|---|---|")
+    print("| | tokens/s | smolalign is faster by | in the blocks | by CPU seconds | loss of the first and last block |")
+    print("|---|---|---|---|---|---|")
     for name, one in found.items():
         ratios = [a / b for a, b in zip(ours.speeds, one.speeds, strict=True)]
         ratio = "" if one is ours else f"{statistics.median(ratios):.2f} ×"
         spread = "" if one is ours else f"{min(ratios):.2f}-{max(ratios):.2f}"
-        cells = [f"{statistics.median(one.speeds):,.0f}", ratio, spread]
+        # Seconds of work on all cores, which other programs beside it change less.
+        work = [b["cpu_seconds"] / a["cpu_seconds"] for a, b in zip(ours.told, one.told, strict=True)]
+        by_work = "" if one is ours else f"{statistics.median(work):.2f} ×"
+        cells = [f"{statistics.median(one.speeds):,.0f}", ratio, spread, by_work]
         cells.append(f"{one.told[0]['loss']:.3f}, {one.told[-1]['loss']:.3f}")
         print(f"| {CONTENDERS[name]} | {' | '.join(cells)} |", flush=True)
     shares = {name: statistics.median(told[name] for told in ours.told) for name in ("mfu", "data_share", "peak")}
