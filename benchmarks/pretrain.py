@@ -161,7 +161,8 @@ def documents(task: Task, folder: Path) -> None:
         random = np.random.default_rng(0)
         # A lognormal's mean is exp(mu + sigma² / 2); sigma 1 spreads as texts of the web do.
         lengths = np.maximum(8, random.lognormal(np.log(task.mean_tokens) - 0.5, 1.0, wanted // 500).astype(int))
-        ids = (random.zipf(1.2, int(lengths.sum())) - 1) % task.architecture["vocab_size"]
+        # None is 0, which the Trainer's collator takes for padding and leaves out of the loss.
+        ids = random.zipf(1.2, int(lengths.sum())) % (task.architecture["vocab_size"] - 1) + 1
     repeats = -(-wanted // len(ids))
     ids, lengths = np.tile(ids, repeats)[:wanted], np.tile(lengths, repeats)
     starts = np.concatenate([[0], np.cumsum(lengths)])
