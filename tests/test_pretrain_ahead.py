@@ -1,4 +1,4 @@
-"""What `check` says of pretraining with stages: passes over what sources hold, rooms, memory and costs of each stage."""
+"""What `check` says of pretraining with stages: passes over what sources hold, room, memory, and what each costs."""
 
 from __future__ import annotations
 
