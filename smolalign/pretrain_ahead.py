@@ -121,7 +121,7 @@ def _rows_in(source: DataSource, texts: Sequence[str]) -> float | None:
     """How many rows a source has: of files by their sizes, as if all of it were like its first rows."""
     path = local_path(source.source)
     if path is None:
-        return None
+        return _rows_on_hub(source)
     files = data_files(path, source.split)
     if all(file.suffix == ".parquet" for file in files):
         import pyarrow.parquet as pq
@@ -132,6 +132,27 @@ def _rows_in(source: DataSource, texts: Sequence[str]) -> float | None:
     # In other files little stands beside the texts.
     mean = sum(lines or (len(json.dumps(text, ensure_ascii=False).encode()) for text in texts)) / len(texts)
     return sum(file.stat().st_size for file in files) / mean
+
+
+def _rows_on_hub(source: DataSource) -> float | None:
+    """Rows of a dataset: of a big one, which is not downloaded, as if all of its files were like the first."""
+    from smolalign.data.hub import hub_rows
+    from smolalign.data.hub_stream import big_split
+
+    split = big_split(source.source, source.config, source.split, source.revision)
+    if split is None:
+        return float(hub_rows(source.source, config=source.config, split=source.split, revision=source.revision))
+    if not split.urls[0].endswith(".parquet"):
+        return None
+    import pyarrow.parquet as pq
+    from huggingface_hub import HfFileSystem
+
+    try:
+        with HfFileSystem().open(split.urls[0], "rb") as stream:
+            return float(pq.read_metadata(stream).num_rows * sum(split.sizes) / split.sizes[0])
+    except OSError:
+        # The rows could be read a moment ago; how many there are is no reason to fail.
+        return None
 
 
 def _taken(source: PretrainSource, rows: float) -> float:
@@ -228,6 +249,11 @@ def _worn(stages: Sequence[StageAhead], step: PretrainStep) -> Iterator[Fit]:
     passes: dict[str, float] = {}
     for stage in stages:
         passes |= stage.passes
+    idle = [
+        str(source.name) for source in step.data if source.name not in {name for one in stages for name in one.shares}
+    ]
+    if idle and stages:
+        yield Fit(f"in no stage's mixture: {', '.join(idle)}", tight=True)
     often = [f"{name} {count:.3g} times" for name, count in passes.items() if count > WORTHWHILE_EPOCHS]
     if often:
         filtered = (

@@ -198,8 +198,8 @@ def test_gpu_hours_in_comments_are_those_that_are_counted(size: str, variant: st
 
 # --- pretraining -----------------------------------------------------------------------------------------------------
 
-# Published: parameters; tokens of all stages and of those over which the learning rate falls, learning rate, RoPE's base
-# at the end (arXiv:2502.02737, sections 4 and 6; the models' configs).
+# Published: parameters; tokens of all stages and of those over which the learning rate falls, learning rate, RoPE's
+# base at the end (arXiv:2502.02737, sections 4 and 6; the models' configs).
 PARAMETERS = {"135m": 134_515_008, "360m": 361_821_120, "1.7b": 1_711_376_384}
 TRILLION = 10**12
 RUNS = {
