@@ -31,7 +31,7 @@ JUDGEMENTS = "judgements.jsonl"
 STAGES = "stages"
 
 # Raised when a change of the package changes what a step makes of the same recipe and the same data.
-DATA_VERSION = 6
+DATA_VERSION = 7
 
 
 def cache_folder() -> Path:

@@ -24,7 +24,7 @@ PATH_KEYS = {"source", "model", "tools", "files", "count_tokens_with", "extends"
 _PATH_BLOCKS = {"models", "steps"}
 _FILES = (".yaml", ".yml", ".gguf", ".jsonl", ".json", ".parquet", ".txt", ".csv")
 # Keys for which null is a value of its own, other than what holds without them; so it does not remove them.
-NULL_IS_A_VALUE = {"near"}
+NULL_IS_A_VALUE = {"near", "skip_spikes"}
 
 
 def read_yaml(file: Path, begins: str = "a recipe is a mapping that begins with kind:") -> Tree:
