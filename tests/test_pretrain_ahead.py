@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
-from beside_hub import bench
 from conftest import Ran, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smolalign.cost import DEVICES, Work, hours, packed, packed_work, say_tokens, stage_cost
+from smolalign.cost import DEVICES, Work, packed, packed_work, say_tokens, stage_cost
+from smolalign.recipe.data import DataSource
 from smolalign.recipe.load import load_recipe
 from smolalign.train.compute import Machine, choose
 from smolalign.train.memory import config_of, micro_batch
@@ -153,23 +156,18 @@ def test_memory_is_that_of_the_stage_that_computes_most_tokens_at_once(recipe: C
     assert (short.rows, short.tokens, short.trained) == (((20,), (12,), (8,), (20,), (4,)), 64, 59)
 
 
-def test_how_much_a_big_set_on_the_hub_holds_is_told_by_the_sizes_of_its_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Callable[..., Path]
+def test_how_much_a_big_set_on_the_hub_holds_is_told_by_its_files_sizes_and_the_rows_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from test_tokens_hub import web
+    from smolalign import pretrain_ahead
+    from smolalign.data import hub_stream
 
-    monkeypatch.chdir(tmp_path)
-    one = bench()
-    one.empty({"me/web": web()})
-    one.constants |= {"smolalign.data.hub_stream._STREAM_BYTES": 1}
-    try:
-        recipe(data=[{"source": "me/web", "name": "web"}], stages=[{"name": "all", "tokens": 3200}])
-        ran = one.run("check", "pretrain.yaml", "--out", "run")
-    finally:
-        one.constants.clear()
-    assert ran.code == 0, ran.out + ran.err
-    found = re.search(r"stage all: 3,200 tokens, 13 steps, rows of 32, decay: web 100% \(pass ([\d.]+)\)", ran.out)
-    assert found is not None, ran.out
-    # Three files of 40 rows; a row is "text 0 7 of the web", some ten tokens.
-    assert 1 < float(found[1]) < 5
-    assert hours(0, DEVICES["h100"]) == "under a minute"
+    file = tmp_path / "first.parquet"
+    pq.write_table(pa.table({"text": ["a"] * 40}), file)
+    found = hub_stream.Split("train", "c0", (str(file), "second.parquet"), (1000, 2500))
+    monkeypatch.setattr(hub_stream, "big_split", lambda *_: found)
+    monkeypatch.setattr("huggingface_hub.HfFileSystem.open", lambda _, url, mode: Path(url).open(mode))
+    assert pretrain_ahead._rows_in(DataSource(source="me/web"), ["a"]) == 40 * 3.5
+    other = dataclasses.replace(found, urls=("first.jsonl.zst", "second.jsonl.zst"))
+    monkeypatch.setattr(hub_stream, "big_split", lambda *_: other)
+    assert pretrain_ahead._rows_in(DataSource(source="me/web"), ["a"]) is None
