@@ -44,14 +44,20 @@ class Turns:
         """Called before the first step and after each."""
         if self.steps and not self.left:
             seconds = time.perf_counter() - self.began
-            told = {"seconds": seconds, "tokens": self.steps * self.tokens_per_step, **self.more}
+            cpu_seconds = time.process_time() - self.cpu_began
+            told = {
+                "seconds": seconds,
+                "cpu_seconds": cpu_seconds,
+                "tokens": self.steps * self.tokens_per_step,
+                **self.more,
+            }
             print(json.dumps({**told, "loss": sum(map(float, self.losses)) / len(self.losses)}), flush=True)
         if not self.left:
             line = sys.stdin.readline()
             if not line:
                 raise SystemExit
             self.steps = self.left = int(line)
-            self.losses, self.began = [], time.perf_counter()
+            self.losses, self.began, self.cpu_began = [], time.perf_counter(), time.process_time()
         self.left -= 1
 
 

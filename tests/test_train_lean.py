@@ -10,7 +10,7 @@ from torch.autograd import gradcheck
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from smolalign.train.blocks import Blocked, Part, plan
-from smolalign.train.lean import Gate, Norm, make_lean
+from smolalign.train.lean import Gate, Norm, Rotation, make_lean
 
 SIZES: dict[str, Any] = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.3}
@@ -19,6 +19,8 @@ SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "in
 SHARED = plan((3, 4), (5, 4), torch.device("cpu"))
 LATER = torch.ones(4, 4, dtype=torch.bool).triu_(1)
 DIVIDED = [Part(slice(3), slice(5), LATER[:3, :3]), Part(slice(3, 7), slice(5, 9), LATER)]
+
+ANGLES = torch.randn(2, 2, 1, 5, 2, dtype=torch.float64).repeat(1, 1, 1, 1, 2)
 
 
 def double(*size: int) -> torch.Tensor:
@@ -30,10 +32,11 @@ def double(*size: int) -> torch.Tensor:
     [
         (lambda x, w: Norm.apply(x, w, 1e-5), ((2, 3, 5), (5,))),
         (Gate.apply, ((2, 3, 5), (2, 3, 5))),
+        (lambda x: Rotation.apply(x, *ANGLES), ((2, 3, 5, 4),)),
         (lambda q, k, v: Blocked.apply(q, k, v, 0.4, SHARED), ((4, 7, 3), (2, 9, 3), (2, 9, 3))),
         (lambda q, k, v: Blocked.apply(q, k, v, 0.4, DIVIDED), ((4, 7, 3), (2, 9, 3), (2, 9, 3))),
     ],
-    ids=["norm", "gate", "attention in shared blocks", "attention in parts"],
+    ids=["norm", "gate", "rotation", "attention in shared blocks", "attention in parts"],
 )
 def test_gradients_are_those_of_finite_differences(function: Any, inputs: tuple[tuple[int, ...], ...]) -> None:
     torch.manual_seed(0)

@@ -8,6 +8,7 @@ alone keeps real tokens from seeing padding.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface, PreTrainedModel
 
 from smolalign.train.blocks import Blocked, Part, Shared, plan
@@ -60,10 +62,10 @@ def per_document_attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if cu_seq_lens_q is None:
         return _attend(query, key, value, scaling, dropout).transpose(1, 2), None
-    if key_index is not None:
-        key, value = key.index_select(2, key_index), value.index_select(2, key_index)
-    else:
+    if key_index is None or cu_seq_lens_k is None:
         cu_seq_lens_k = cu_seq_lens_q
+    else:
+        key, value = key.index_select(2, key_index), value.index_select(2, key_index)
     if query.device.type in BLOCKS_ON and not dropout:
         blocks = _layout(cu_seq_lens_q, cu_seq_lens_k, query.device)
         return _attend_in_blocks(query, key, value, scaling, blocks), None
@@ -176,13 +178,14 @@ def _later(queries: int, keys: int, device: torch.device) -> torch.Tensor:
     return torch.ones(queries, keys, dtype=torch.bool, device=device).triu_(keys - queries + 1)
 
 
-# The row of documents whose blocks were planned last, and the device: all layers of a model attend to the same ones.
-_last: tuple[Any, Any, Any, list[Shared | Part]] = (None, None, None, [])
+# The blocks of each row that is about, which all layers of a model attend to, beside what else they were planned from.
+_blocks = WeakTensorKeyDictionary()
 
 
 def _layout(cu_seq_lens_q: torch.Tensor, cu_seq_lens_k: torch.Tensor, device: torch.device) -> list[Shared | Part]:
-    global _last
-    if _last[0] is not cu_seq_lens_q or _last[1] is not cu_seq_lens_k or _last[2] != device:
+    keys, known_device, blocks = _blocks.get(cu_seq_lens_q, (lambda: None, None, []))
+    if keys() is not cu_seq_lens_k or known_device != device:
         blocks = plan(cu_seq_lens_q.diff().tolist(), cu_seq_lens_k.diff().tolist(), device)
-        _last = cu_seq_lens_q, cu_seq_lens_k, device, blocks
-    return _last[3]
+        _blocks[cu_seq_lens_q] = weakref.ref(cu_seq_lens_k), device, blocks
+    found: list[Shared | Part] = blocks
+    return found

@@ -29,6 +29,9 @@ class Places:
     count: int
     size: int
 
+    def to(self, device: torch.device) -> Places:
+        return Places(self.tokens.to(device), self.slots.to(device), self.count, self.size)
+
     def take(self, rows: torch.Tensor, groups: int) -> torch.Tensor:
         """`[heads, tokens, width]` as `[blocks * groups, heads of a group * size, width]`; zeros where no token is."""
         heads, _, width = rows.shape
@@ -147,8 +150,7 @@ def _share(blocks: list[list[tuple[int, int, int, int]]], device: torch.device) 
     hidden = other | (key_from_end[:, None] < query_from_end[:, :, None])
     # Where there is no query, something must be attended to all the same: an empty softmax is not a number.
     hidden[..., 0] &= query_document >= 0
-    on_device = (Places(p.tokens.to(device), p.slots.to(device), p.count, p.size) for p in (queries, keys))
-    return Shared(*on_device, hidden.to(device))
+    return Shared(queries.to(device), keys.to(device), hidden.to(device))
 
 
 def _places(blocks: list[list[tuple[int, int]]]) -> tuple[Places, torch.Tensor, torch.Tensor]:

@@ -55,16 +55,20 @@ class NextTokenLoss(torch.autograd.Function):
         squares = torch.zeros_like(cross_entropy)
         for part in _parts(hidden, len(weight)):
             logits = (hidden[part] @ product_weight.T).to(dtype)
-            log_z, at_target = _normalize(logits, targets[part])
+            at_target = logits.gather(1, targets[part, None])[:, 0]
+            largest = logits.amax(1)
+            probabilities = logits.softmax(1)
+            # By the largest, whose probability is never too small for its logarithm.
+            log_z = largest - probabilities.amax(1).log()
             cross_entropy += (log_z - at_target).sum()
             squares += log_z.square().sum()
             if of_hidden is None or of_weight is None:
                 continue
-            # From here on `logits` holds the gradient of the sum in the logits.
+            # The gradient of the sum in the logits, in place.
             if z_loss:
-                logits *= (1 + 2 * z_loss * log_z)[:, None]
-            logits[torch.arange(len(logits), device=logits.device), targets[part]] -= 1
-            rounded = logits.to(hidden.dtype)
+                probabilities *= (1 + 2 * z_loss * log_z)[:, None]
+            probabilities[torch.arange(len(logits), device=logits.device), targets[part]] -= 1
+            rounded = probabilities.to(hidden.dtype)
             of_hidden[part] = rounded @ product_weight
             if hidden.dtype == dtype:
                 of_weight.addmm_(rounded.T, hidden[part])
@@ -142,12 +146,3 @@ def _parts(hidden: torch.Tensor, vocabulary: int) -> list[slice]:
     count = -(-len(hidden) // most)
     bounds = [len(hidden) * part // count for part in range(count + 1)] if count else []
     return [slice(start, end) for start, end in pairwise(bounds)]
-
-
-def _normalize(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turn logits `[tokens, vocabulary]` in place into probabilities; returns the logarithms of their denominators and
-    the targets' logits, both `[tokens]`."""
-    at_target = logits.gather(1, targets[:, None])[:, 0]
-    log_z = logits.logsumexp(1)
-    logits.sub_(log_z[:, None]).exp_()
-    return log_z, at_target

@@ -117,7 +117,8 @@ class Pretrainer(Shares):
     # ---- data
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+        items: Any = self.train_dataset if train_dataset is None else train_dataset
+        return SequentialSampler(items)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Called once an optimizer step, for all its micro-batches."""
