@@ -213,14 +213,15 @@ def test_the_first_pretraining_loss_is_the_plain_mean(cli: Cli, tiny_model: Path
 
     rows = documents(12)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    architecture = {**sizes, "num_key_value_heads": 1, "max_position_embeddings": 64, "initializer_range": 0.3}
-    recipe = write_recipe(
-        tmp_path, "pretrain", rows, trainer={}, architecture=architecture, tokenizer={"vocab_size": 320}
-    )
+    architecture = {**sizes, "num_key_value_heads": 1, "max_position_embeddings": 2048, "initializer_range": 0.3}
+    # All documents once, in one row.
+    once = {"max_steps": -1, "num_train_epochs": 1}
+    own = {"architecture": architecture, "tokenizer": {"vocab_size": 320}, "max_length": 2048}
+    recipe = write_recipe(tmp_path, "pretrain", rows, trainer=once, **own)
     folder = run(cli, "pretrain", recipe)
     step = PretrainStep(**yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
     order = [row["text"] for row in rows]
-    tokenizer = train_tokenizer(order, 320, "chatml", 64)
+    tokenizer = train_tokenizer(order, 320, "chatml", 2048)
     trained_on = [[*tokenizer(text)["input_ids"], 0] for text in order]
     model = new_model(step.architecture, tokenizer, step.seed)
     with torch.no_grad():

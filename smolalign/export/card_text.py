@@ -42,6 +42,7 @@ def body(card: Card) -> str:
         _what(card),
         f"## Use\n\n{_use(card)}",
         _chain(card, trained),
+        _stages(trained),
         _data(steps),
         _trained_on(trained),
         _scores(card.origin.scores),
@@ -109,6 +110,25 @@ def _chain(card: Card, trained: Sequence[Made]) -> str:
         for step in card.origin.steps
     )
     return "\n\n".join(filter(None, ["## How it was made", table(heads, rows) if rows else "", lost, recipes]))
+
+
+def _stages(trained: Sequence[Made]) -> str:
+    """What pretraining trained on, stage by stage: the share of each source, as asked for and as it was seen."""
+    rows = [
+        [
+            prose(str(stage.get("name"))),
+            count(stage.get("tokens_seen")),
+            prose(str(name)),
+            f"{100 * of.get('asked', 0):.2f} %",
+            f"{100 * of.get('seen', 0):.2f} %",
+            f"{of.get('epochs', 0):.2f}",
+        ]
+        for step in trained
+        for stage in step.manifest.get("metrics", {}).get("stages", [])
+        for name, of in stage.get("sources", {}).items()
+    ]
+    heads = ["stage", "tokens", "source", "share asked for", "share seen", "passes over it so far"]
+    return f"### Stages of pretraining\n\n{table(heads, rows)}" if rows else ""
 
 
 def _began_with(step: Made) -> str:
