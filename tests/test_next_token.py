@@ -84,3 +84,14 @@ def test_without_places_a_model_gives_what_it_gave(sharp_model: Any) -> None:
     assert model.forward == forward
     assert torch.equal(after.logits, before.logits)
     assert torch.equal(after.loss, before.loss)
+
+
+def test_where_layers_are_bf16_the_heads_product_is_too() -> None:
+    hidden, weight, targets = example(64, torch.float32)
+    rounded = hidden.detach().bfloat16().requires_grad_()
+    expected = torch.autograd.grad(next_token_loss(rounded, weight, torch.arange(64), targets, 64.0)[0], weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = next_token_loss(hidden, weight, torch.arange(64), targets, 64.0)
+    of_hidden, of_weight = torch.autograd.grad(loss, (hidden, weight))
+    assert torch.equal(of_weight, expected[0])
+    assert of_hidden.dtype == torch.float32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -166,7 +167,7 @@ def test_how_much_a_big_set_on_the_hub_holds_is_told_by_its_files_sizes_and_the_
     pq.write_table(pa.table({"text": ["a"] * 40}), file)
     found = hub_stream.Split("train", "c0", (str(file), "second.parquet"), (1000, 2500))
     monkeypatch.setattr(hub_stream, "big_split", lambda *_: found)
-    monkeypatch.setattr("huggingface_hub.HfFileSystem.open", lambda _, url, mode: Path(url).open(mode))
+    monkeypatch.setattr("huggingface_hub.HfFileSystem.open", lambda _, url, mode: io.BytesIO(Path(url).read_bytes()))
     assert pretrain_ahead._rows_in(DataSource(source="me/web"), ["a"]) == 40 * 3.5
     other = dataclasses.replace(found, urls=("first.jsonl.zst", "second.jsonl.zst"))
     monkeypatch.setattr(hub_stream, "big_split", lambda *_: other)

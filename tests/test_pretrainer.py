@@ -17,6 +17,7 @@ from smolalign.report import Silent
 from smolalign.train.attention import attending_per_document
 from smolalign.train.pretrainer import Pretrainer
 from smolalign.train.session import Watch, last_checkpoint
+from smolalign.train.spikes import MOST_SKIPPED, Spikes
 
 VOCABULARY = 50
 Item = dict[str, np.ndarray]
@@ -183,6 +184,16 @@ def test_a_spike_leaves_no_trace(resumed: bool, tmp_path: Path) -> None:
     assert [line["loss"] for line in logs if "loss" in line] == [line["loss"] for line in expected]
     for one, other in zip(trainer.model.parameters(), clean.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_figures_that_rise_for_good_are_trained_on() -> None:
+    spikes = Spikes(6.0)
+    calm = [1.0 + 0.01 * (number % 5) for number in range(64)]
+    assert not any(spikes.judge(loss, loss) for loss in calm)
+    risen = [bool(spikes.judge(2.0 + loss, loss)) for loss in calm]
+    assert risen[0]
+    assert sum(risen) <= MOST_SKIPPED
+    assert not any(risen[sum(risen) :])
 
 
 def test_a_run_of_spikes_ends(tmp_path: Path) -> None:

@@ -111,6 +111,9 @@ def next_token_loss(
         The loss, z-loss included, and the z-loss in it. Without a predicted token both are zero, and so are gradients.
     """
     scored = hidden.index_select(0, predicting)
+    if torch.is_autocast_enabled(hidden.device.type):
+        # What the layers add up stays fp32 there; the head's product is made in the precision of the others.
+        scored = scored.to(torch.get_autocast_dtype(hidden.device.type))
     with torch.autocast(hidden.device.type, enabled=False):
         loss, of_z = NextTokenLoss.apply(scored, weight, targets, count, z_loss, torch.is_grad_enabled())
     return loss, of_z

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-# Kept steps whose figures are compared with, and how many of them there must be first.
+# Steps whose figures are compared with, and how many of them there must be first.
 WINDOW, LEAST = 128, 32
 # Deviations below this share of the mean are rounding: the figures of some runs hardly vary.
 LEAST_DEVIATION = 1e-3
@@ -37,14 +37,22 @@ class Spikes:
     skipped: int = 0
 
     def judge(self, loss: float, norm: float) -> str:
-        """Why this step is to be left out, in words; empty where it is kept, and compared with from then on."""
-        reason = self._reason("loss", loss, self.losses) or self._reason("gradient norm", norm, self.norms)
+        """Why this step is to be left out, in words; empty where it is kept.
+
+        Later steps are compared with this one. A spike counts as the largest figure that would have been kept: left out
+        of the comparison, it would make the next one likelier, and a run whose figures rise for good would never go on.
+        """
+        reasons = [
+            self._reason("loss", loss, self.losses),
+            self._reason("gradient norm", norm, self.norms),
+        ]
+        for value, seen in ((loss, self.losses), (norm, self.norms)):
+            highest = self._highest(seen)
+            if math.isfinite(value):
+                seen.append(min(value, highest))
+        reason = next(filter(None, reasons), "")
         self.recent.append(bool(reason))
-        if reason:
-            self.skipped += 1
-        else:
-            self.losses.append(loss)
-            self.norms.append(norm)
+        self.skipped += bool(reason)
         return reason
 
     @property
@@ -68,13 +76,23 @@ class Spikes:
         self.recent.extend(state["recent"])
         self.skipped = state["skipped"]
 
-    def _reason(self, name: str, value: float, before: Iterable[float]) -> str:
+    def _reason(self, name: str, value: float, seen: Collection[float]) -> str:
         if not math.isfinite(value):
             return f"{name} {value}"
-        known = list(before)
-        if len(known) < LEAST:
+        if value <= self._highest(seen):
             return ""
-        mean = statistics.fmean(known)
-        deviation = max(statistics.pstdev(known, mean), LEAST_DEVIATION * abs(mean))
-        away = (value - mean) / deviation if deviation else 0.0
-        return f"{name} {value:.4g}, {away:.1f} deviations above {mean:.4g}" if away > self.deviations else ""
+        mean, deviation = _spread(seen)
+        return f"{name} {value:.4g}, {(value - mean) / deviation:.1f} deviations above {mean:.4g}"
+
+    def _highest(self, seen: Collection[float]) -> float:
+        """The largest figure that is no spike."""
+        if len(seen) < LEAST:
+            return math.inf
+        mean, deviation = _spread(seen)
+        return mean + self.deviations * deviation
+
+
+def _spread(seen: Collection[float]) -> tuple[float, float]:
+    """Mean and standard deviation."""
+    mean = statistics.fmean(seen)
+    return mean, max(statistics.pstdev(seen, mean), LEAST_DEVIATION * abs(mean))
