@@ -234,7 +234,7 @@ def test_what_is_there_is_never_overwritten(finished: Path, tmp_path: Path, cli:
         (["{run}", "--to", "merged"], "--to merged needs a folder to write → add --out FOLDER"),
         (["{run}", "--to", "hub"], "--to hub needs a repo → add --repo OWNER/NAME"),
         (["{run}", "--to", "mergd", "--out", "{new}"], "no format 'mergd' to export to → did you mean merged?"),
-        (["{run}", "--to", "gguf", "--out", "{new}"], "use one of merged, hub"),
+        (["{run}", "--to", "zip", "--out", "{new}"], "use one of merged, hub"),
         (["{run}", "--to", "merged", "--out", "{new}", "--private"], "--private is not for --to merged"),
         (["{run}", "--to", "hub", "--repo", "a/b", "--out", "{new}"], "--out is not for --to hub"),
         (["{run}", "--to", "merged", "--out", "{new}", "--license", "My own"], "no licence's identifier"),
