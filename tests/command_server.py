@@ -95,7 +95,7 @@ def _become(command: dict[str, Any]) -> NoReturn:
             os.dup2(end, number)
         os.chdir(command["folder"])
         os.environ.update(command["environment"])
-        for name, value in command["constants"].items():
+        for name, value in command.get("constants", {}).items():
             module, _, constant = name.rpartition(".")
             setattr(importlib.import_module(module), constant, value)
         sys.argv = ["smolalign", *command["arguments"]]

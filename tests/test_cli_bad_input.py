@@ -110,7 +110,7 @@ def test_every_wrong_step_of_a_pipeline_is_told_at_once(cli: Cli, tiny_model: Pa
     [
         ("", "step.yaml: a recipe is a mapping that begins with kind:"),
         ("- 1\n", "a recipe is a mapping"),
-        ("seed: 1\n", "step.yaml:1: no kind → use one of pretrain, smoltalk"),
+        ("seed: 1\n", "step.yaml:1: no kind → use one of pretrain, quality, smoltalk"),
         ("\nkind: sftt\n", "step.yaml:2: unknown kind 'sftt' → did you mean sft?"),
         ("kind: [sft]\n", "step.yaml:1: unknown kind ['sft']"),
         ("kind: sft\n  model: x\n", "step.yaml:2: not YAML: mapping values are not allowed here"),

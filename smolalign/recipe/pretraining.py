@@ -27,7 +27,8 @@ class Tokenizer(Strict):
 
     @model_validator(mode="after")
     def trained_or_taken(self) -> Tokenizer:
-        if self.model is not None and "vocab_size" in self.model_fields_set:
+        # A recipe that is written out names its defaults, too.
+        if self.model is not None and self.vocab_size != type(self).model_fields["vocab_size"].default:
             raise ValueError(f"vocab_size is for a tokenizer that is trained; model takes that of {self.model}")
         return self
 
