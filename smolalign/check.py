@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smolalign.check_eval import check_tasks
 from smolalign.data.sources import named
 from smolalign.errors import UserError
 from smolalign.fits import Fit, Target, fits
-from smolalign.inputs import as_source, resolve_beside, resolve_data, resolve_model, resolve_scorer
+from smolalign.inputs import as_source, resolve_data, resolve_model, resolve_scorer
 from smolalign.look import (
     KIND_OF_ROWS,
     Chain,
+    Finding,
     added_ahead,
+    counted,
     first_rows,
     require_step,
     sources_ahead,
@@ -26,30 +28,13 @@ from smolalign.recipe.batch import SIZE, counts
 from smolalign.recipe.data import DataSource, Filters
 from smolalign.recipe.load import Recipe
 from smolalign.recipe.measure import (
-    TASK_FILES,
-    BenchmarkTask,
-    IfEval,
-    MtBench,
     OnData,
-    Pairwise,
-    ToolCalls,
-    is_replies,
 )
 from smolalign.recipe.schema import AssemblyStep, EvalStep, PretrainStep, QualityStep, TrainStep, TuneStep
 from smolalign.rows import RowKind
 
 # Rows of each source that are read, rendered and measured.
 SAMPLE_ROWS = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at in a step: fine, worth a warning, or wrong."""
-
-    step: str
-    text: str = ""
-    warning: bool = False
-    problem: UserError | None = None
 
 
 def check_steps(
@@ -76,10 +61,7 @@ def check_steps(
         for finding in [
             *_check_output(name, chain),
             *_check_inputs(name, recipe, chain),
-            *_check_call_tasks(name, recipe, chain),
-            *_check_instruction_tasks(name, recipe, chain),
-            *_check_benchmarks(name, recipe),
-            *_check_judges(name, recipe, chain),
+            *check_tasks(name, recipe, chain),
             *_check_assembly(name, recipe, chain),
             *_check_annotations(name, recipe, chain),
         ]:
@@ -121,78 +103,10 @@ def _check_inputs(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
 
                     yield Finding(name, f"{data.tools}: {len(read_catalogue(source.tools)):,} tools")
                 called = named(data.source, data.split, data.config)
-                yield Finding(name, f"{called}: {found.format}, {_counted(found.rows_in)} read")
+                yield Finding(name, f"{called}: {found.format}, {counted(found.rows_in)} read")
                 if found.broken:
-                    what = f"{called}: {_counted(len(found.broken))} broken, such as {found.broken[0].line()}"
+                    what = f"{called}: {counted(len(found.broken))} broken, such as {found.broken[0].line()}"
                     yield Finding(name, what, warning=True)
-        except UserError as error:
-            yield Finding(name, problem=error.at(recipe.file))
-
-
-def _check_call_tasks(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
-    """That questions have their answers."""
-    for task in recipe.step.tasks.values() if isinstance(recipe.step, EvalStep) else ():
-        from smolalign.eval.bfcl import read_bfcl
-
-        try:
-            if isinstance(task, ToolCalls) and task.is_bfcl():
-                sources = [resolve_data(data, recipe, chain.run_folder)[0] for data in task.data]
-                answers = resolve_beside(task.possible_answer, recipe)[0] if task.possible_answer else None
-                called = ", ".join(data.source for data in task.data)
-                yield Finding(name, f"{called}: bfcl, {_counted(len(read_bfcl(sources, answers)))} read")
-        except UserError as error:
-            yield Finding(name, problem=error.at(recipe.file))
-
-
-def _check_instruction_tasks(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
-    """That prompts and their instructions can be read, that each has its reply in files of replies, and that what the
-    verdicts need is installed."""
-    for task in recipe.step.tasks.values() if isinstance(recipe.step, EvalStep) else ():
-        if not isinstance(task, IfEval):
-            continue
-        from smolalign.eval.ifeval.items import read_prompts, read_replies
-
-        try:
-            prompts = read_prompts([resolve_data(data, recipe, chain.run_folder)[0] for data in task.data])
-            called = ", ".join(data.source for data in task.data)
-            yield Finding(name, f"{called}: ifeval, {_counted(len(prompts))} read")
-            for reference in filter(is_replies, _models(recipe)):
-                read_replies(resolve_model(reference, recipe, chain.run_folder)[0], prompts)
-                yield Finding(name, f"{reference}: replies to all of them")
-        except UserError as error:
-            yield Finding(name, problem=error.at(recipe.file))
-
-
-def _check_benchmarks(name: str, recipe: Recipe) -> Iterator[Finding]:
-    """That benchmarks can be measured, and that their files are in order where they are local."""
-    tasks = recipe.step.tasks.values() if isinstance(recipe.step, EvalStep) else ()
-    for task in (task for task in tasks if isinstance(task, BenchmarkTask)):
-        from smolalign.eval.benchmark_files import read_benchmark
-        from smolalign.eval.harness import require_harness, shots
-
-        try:
-            require_harness()
-            if task.files is not None:
-                place = resolve_beside(task.files, recipe)[0]
-                found = read_benchmark(task.benchmark, place, with_examples=shots(task) > 0)
-                items = sum(len(one.measured) for one in found)
-                yield Finding(name, f"{task.files}: {task.benchmark}, {_counted(items)} read")
-        except UserError as error:
-            yield Finding(name, problem=error.at(recipe.file))
-
-
-def _check_judges(name: str, recipe: Recipe, chain: Chain) -> Iterator[Finding]:
-    """That what a judge is to read can be read, and that its key is set; it is not asked."""
-    tasks = recipe.step.tasks.values() if isinstance(recipe.step, EvalStep) else ()
-    for task in (task for task in tasks if isinstance(task, MtBench | Pairwise)):
-        from smolalign.eval.judged import read_judged
-
-        try:
-            sources = [resolve_data(data, recipe, chain.run_folder)[0] for data in task.data]
-            found = {field: resolve_beside(path, recipe)[0] for field, path in task if field in TASK_FILES and path}
-            asked = read_judged(task.model_copy(update={"data": sources, **found}), greet=False)
-            called = ", ".join(data.source for data in task.data)
-            yield Finding(name, f"{called}: {task.task}, {_counted(len(asked))} read")
         except UserError as error:
             yield Finding(name, problem=error.at(recipe.file))
 
@@ -252,7 +166,7 @@ def _check_annotations(name: str, recipe: Recipe, chain: Chain) -> Iterator[Find
             called = named(source.source, source.split, source.config)
             asked = source.model_copy(update={"source": place, "max_rows": None})
             found = read_annotated(asked, called, step.seed, step.max_rejected, SAMPLE_ROWS)
-            yield Finding(name, f"{called}: annotations, {_counted(found.rows_in)} read")
+            yield Finding(name, f"{called}: annotations, {counted(found.rows_in)} read")
         except UserError as error:
             yield Finding(name, problem=error.at(recipe.file))
 
@@ -325,7 +239,7 @@ def _check_rendering(name: str, recipe: Recipe, step: TuneStep, chain: Chain) ->
     trained = ledger.trained_tokens / max(1, ledger.tokens)
     yield Finding(
         name,
-        f"{_counted(len(rows))} rendered: longest {ledger.longest_tokens} tokens, {over:.1%} over max_length "
+        f"{counted(len(rows))} rendered: longest {ledger.longest_tokens} tokens, {over:.1%} over max_length "
         f"{step.max_length}, {trained:.0%} of tokens trained on",
         warning=over > 0,
     )
@@ -378,7 +292,3 @@ def _tolerated(recipe: Recipe, data: DataSource) -> float:
         return 0.0
     filters = data.filters or step.filters
     return 1.0 if filters.structure or filters.tool_calls else step.max_rejected
-
-
-def _counted(rows: int) -> str:
-    return "1 row" if rows == 1 else f"{rows} rows"

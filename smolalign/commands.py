@@ -26,8 +26,8 @@ from smolalign.recipe.shipped import find_recipe
 from smolalign.store import is_done, note_asked, read_json
 
 if TYPE_CHECKING:
-    from smolalign.check import Finding
     from smolalign.data.assembly.engine.file import Engine
+    from smolalign.look import Finding
 
 
 def run_chain(

@@ -17,8 +17,8 @@ from smolalign.recipe.shipped import find_recipe
 from smolalign.store import write_text
 
 if TYPE_CHECKING:
-    from smolalign.check import Finding
     from smolalign.fits import Target
+    from smolalign.look import Finding
 
 
 def check_recipes(
@@ -34,7 +34,8 @@ def check_recipes(
 
 
 def _check_recipe(argument: str, out: Path | None, target: Target) -> Iterator[Finding]:
-    from smolalign.check import Finding, check_steps
+    from smolalign.check import check_steps
+    from smolalign.look import Finding
 
     try:
         recipe = load_recipe(find_recipe(argument))

@@ -29,6 +29,16 @@ KIND_OF_ROWS: dict[str, RowKind] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at in a step: fine, worth a warning, or wrong."""
+
+    step: str
+    text: str = ""
+    warning: bool = False
+    problem: UserError | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Chain:
     """The recipes of a run by step name, and the folder in which some of them may have run already."""
 
@@ -182,3 +192,8 @@ def _train_ahead(template: str, chain: Chain, name: str, limit: int) -> Any:
         return load_tokenizer(resolve_model(step.tokenizer.model, chain.steps[name], chain.run_folder)[0], template)
     texts = tokenizer_texts(rows(step.data, "document") + rows(step.tokenizer_data, "chat"), template)
     return train_tokenizer(texts, step.tokenizer.vocab_size, template, step.architecture.max_position_embeddings)
+
+
+def counted(rows: int) -> str:
+    """A number of rows, in words."""
+    return "1 row" if rows == 1 else f"{rows} rows"

@@ -1,4 +1,4 @@
-"""Load, quantize, adapt and save models. The only module that knows where weights come from."""
+"""Load, adapt and save models. The only module that knows where weights come from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel
 from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.integrations.gguf import read_gguf_metadata
 
@@ -20,6 +20,7 @@ from smolalign.chat.template import chat_template
 from smolalign.checkpoint import require_config, require_tokenizer, require_weights
 from smolalign.errors import UserError
 from smolalign.hub import hub_model, model_folder
+from smolalign.quantization import configuration, dequantized, forget_quantization, method, rest_in_fp32
 from smolalign.recipe.schema import Lora
 from smolalign.store import cache_folder, digest_path, read_json, taking_turns, whole_folder
 from smolalign.vocabulary import added_tokens, fit_vocabulary, speak_template
@@ -87,12 +88,12 @@ def load_model(reference: str, quantize: str | None = None) -> PreTrainedModel:
     name, here = _location(reference, weights=True), device()
     require_weights(Path(name), reference, _mend(reference))
     options: dict[str, Any] = {"dtype": torch.float32 if here.type == "cpu" else "auto", "use_safetensors": True}
-    kept = _method((read_json(Path(name) / "config.json") or {}).get("quantization_config"))
+    kept = method((read_json(Path(name) / "config.json") or {}).get("quantization_config"))
     if quantize and kept:
         mend = "leave quantize out, or name the model that it was made of"
         raise UserError(f"{reference} is quantized already ({kept})", mend=mend)
     if quantize:
-        options["quantization_config"] = quantization(quantize, here)
+        options["quantization_config"] = configuration(quantize, here)
     if quantize or kept:
         options["device_map"] = {"": here}
     # Transformers gives weights that a checkpoint lacks at random, with no more than a warning.
@@ -112,7 +113,7 @@ def load_model(reference: str, quantize: str | None = None) -> PreTrainedModel:
         # Adapters that are trained over it note this as their base.
         model.name_or_path = model.config.name_or_path = hub[0]
     if kept and here.type == "cpu":
-        _rest_in_fp32(model)
+        rest_in_fp32(model)
     return model if quantize or kept else on_device(model)
 
 
@@ -125,24 +126,7 @@ def quantization_kept(reference: str) -> str | None:
     """
     if is_adapter(Path(reference)):
         return None
-    return _method(getattr(load_config(reference), "quantization_config", None))
-
-
-def _method(config: dict[str, Any] | None) -> str | None:
-    """The name of what a checkpoint's `quantization_config` says."""
-    if not config:
-        return None
-    if config.get("quant_method") != "bitsandbytes":
-        return str(config.get("quant_method", "by a method without a name"))
-    return "int8" if config.get("load_in_8bit") else str(config.get("bnb_4bit_quant_type"))
-
-
-def _rest_in_fp32(model: Any) -> None:
-    """Hold in fp32 what is not quantized: Transformers leaves it in the checkpoint's dtype, which CPUs are slow in."""
-    for parameter in model.parameters():
-        if parameter.dtype in (torch.bfloat16, torch.float16):
-            parameter.data = parameter.data.float()
-    model.config.dtype = torch.float32
+    return method(getattr(load_config(reference), "quantization_config", None))
 
 
 def load_config(reference: str) -> Any:
@@ -162,14 +146,6 @@ def load_config(reference: str) -> Any:
 def on_device(model: Any) -> Any:
     """The model moved to the device that models run on here."""
     return model.to(device())
-
-
-def quantization(quantize: str, here: torch.device) -> BitsAndBytesConfig:
-    """bitsandbytes' configuration of `int8` or `nf4`; 4-bit weights are multiplied in the dtype that is fast there."""
-    if quantize == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    compute = torch.float32 if here.type == "cpu" else torch.bfloat16
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
 
 
 def lora_config(lora: Lora, rows: dict[str, list[int]] | None = None) -> LoraConfig:
@@ -316,34 +292,10 @@ def _convert_gguf(file: Path, target: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **options)
     except UNREADABLE as error:
         raise _not_loadable(str(file), error) from None
-    _forget_quantization(model)
+    forget_quantization(model)
     with whole_folder(target) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-def dequantized(model: Any) -> Any:
-    """A model of quantized weights as a plain one, of what they stand for."""
-    # Transformers gives them the dtype that they were quantized from, which need not be that of the rest.
-    plain = model.dequantize(dtype=model.get_input_embeddings().weight.dtype)
-    for name in ("is_loaded_in_8bit", "is_loaded_in_4bit", "is_quantized", "quantization_method"):
-        if hasattr(plain, name):
-            delattr(plain, name)
-    # Saving would turn these round, which those that read quantized weights cannot be.
-    plain._weight_conversions = [
-        one
-        for one in getattr(plain, "_weight_conversions", None) or []
-        if not any(type(step).__name__.startswith("Bnb") for step in getattr(one, "operations", ()))
-    ]
-    _forget_quantization(plain)
-    return plain
-
-
-def _forget_quantization(model: Any) -> None:
-    """Have a model saved as what it is by now: Transformers refuses to save what it thinks is still quantized."""
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.hf_quantizer = None
 
 
 def load_gguf_tokenizer(file: Path) -> Tokenizer:

@@ -142,7 +142,11 @@ def resolve(recipe: Recipe, run_folder: Path) -> Resolved:
     if isinstance(recipe.step, EvalStep):
         changes["models"] = {name: model(reference) for name, reference in recipe.step.models.items()}
         changes["tasks"] = {name: measurement(task) for name, task in recipe.step.tasks.items()}
-    step = recipe.step.model_copy(update=changes)
+    return _identified(recipe, recipe.step.model_copy(update=changes), inputs)
+
+
+def _identified(recipe: Recipe, step: Step, inputs: dict[str, str]) -> Resolved:
+    """A step with its inputs found, under the digests of all that shapes its result."""
     identity: dict[str, Any] = {
         "recipe": recipe.step.model_dump(mode="json", exclude={"run"}),
         "inputs": inputs,

@@ -44,6 +44,10 @@ def write_step(run: Path, name: str, hour: int = 0, **changes: Any) -> Path:
         metrics = {"train_loss": 1.234, "steps": 200, "tokens_per_second": 9876}
         if held:
             metrics |= {"eval_loss_before": held[0], "eval_loss": held[-1]}
+        metrics |= {"stages": stages()} if name == "pretrain" else {}
+    elif name == "quality":
+        recipe["threshold"] = 3
+        metrics = scorer()
     if name != "eval":
         write_json(folder / "data_report.json", data_report(8 if name == "smoltalk" else 1))
     else:
@@ -99,6 +103,38 @@ def logs(kind: str, steps: int = 200, every: int = 2, seed: int = 0) -> list[dic
                 line |= {"rewards/margins": 3 * (1 - fall) + noise, "rewards/accuracies": min(1, 1 - fall / 2 + noise)}
             lines.append(line)
     return lines
+
+
+def stages() -> list[dict[str, Any]]:
+    """What a pretraining of 200 steps notes of two stages, the second of them long."""
+    web = {"asked": 0.6, "seen": 0.59375, "tokens": 950, "documents": 70, "epochs": 1.25}
+    maths = {"asked": 0.4, "seen": 0.40625, "tokens": 650, "documents": 1234, "epochs": 0.5}
+    first: dict[str, Any] = {"stage": 1, "name": "stable", "tokens": 1500, "tokens_seen": 1600, "steps": 160}
+    first |= {"last_step": 160, "max_length": 512, "rope_theta": 10_000.0, "decay": False, "in_long_documents": 0.015}
+    first |= {"sources": {"web": web, "maths": maths}, "learning_rate": [0.0, 0.003], "skipped_steps": 7}
+    first |= {"tokens_per_second": 4321, "mfu": 0.146}
+    first["held_out"] = {"web": {"loss": 1.8167, "bits_per_byte": 0.891}, "maths": {"loss": 2.5}}
+    # As a stage of one source leaves it that was not measured, on a device whose peak is not known.
+    long = {"stage": 2, "name": "long", "tokens": 400, "tokens_seen": 400, "steps": 40, "last_step": 200}
+    long |= {"max_length": 2048, "rope_theta": 130_000.0, "decay": True, "in_long_documents": 0.5, "held_out": {}}
+    return [first, {**long, "sources": {"web": {**web, "asked": 1.0, "seen": 1.0, "tokens": 400, "epochs": 1.75}}}]
+
+
+def scorer() -> dict[str, Any]:
+    """What a quality step notes of 12 held-out texts of two kinds, none scored 5."""
+    shares: dict[str, Any] = {"precision": 0.8, "recall": 0.6666, "f1": 0.7272}
+    part = {"held_out": 6, **shares, "mean_absolute_error": 0.42, "spearman": None}
+    none = {"precision": None, "recall": 0.0, "f1": 0.0}
+    levels = [{"threshold": at, "wanted": 12 - 2 * at, "kept": 5, **shares} for at in range(1, 5)]
+    return {
+        **part,
+        "held_out": 12,
+        "texts": 1504,
+        "documents_per_second": 4837,
+        "thresholds": [*levels, {"threshold": 5, "wanted": 2, "kept": 0, **none}],
+        "confusion": [[2, 0, 0, 0, 0, 0], *([[0, 1, 0, 1, 0, 0]] * 4), [0, 0, 0, 0, 2, 0]],
+        "kinds": {"code": part, "text": part},
+    }
 
 
 def data_report(sources: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from conftest import Ran, chats, write_jsonl
 from html_page import Page
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from run_folders import logs, sample_lines, write_json, write_run, write_step
+from run_folders import logs, sample_lines, stages, write_json, write_run, write_step
 from training import write_recipe
 
 from smolalign.errors import UserError
@@ -93,6 +93,48 @@ def test_each_training_has_its_curves_and_says_in_words_what_they_do(whole: Path
     )
     assert "Reward margin chosen over rejected train 2." in page.text
     assert "learning rate" in page.text.lower()
+
+
+def test_a_pretraining_shows_each_stage_and_what_it_read_beside_what_was_asked(whole: Path) -> None:
+    page = page_of(whole)
+    asked_for = "1 stable 1,600 1,500 160 7 512 10,000 0 to 0.003 web 1.817 maths 2.500 0.891 – 4,321 14.6 %"
+    assert asked_for in page.text
+    assert "2 long 400 400 40 – 2,048 130,000 – – – – –" in page.text
+    assert (
+        "1 stable web 60.00 % 59.38 % 950 70 1.25 maths 40.00 % 40.62 % 650 1,234 0.50 2 long web 100.00 %" in page.text
+    )
+    borders = [attributes for tag, attributes in page.elements if attributes.get("class") == "border"]
+    # One in each of the six figures of pretraining, and none in another training's.
+    assert len(borders) == 6
+    assert all(line["x1"] == line["x2"] for line in borders)
+
+
+def test_a_pretraining_that_noted_no_stages_is_shown_without_and_unreadable_ones_are_told(tmp_path: Path) -> None:
+    plain = {"train_loss": 1.234, "steps": 200, "tokens_per_second": 9876}
+    write_step(tmp_path, "pretrain", metrics=plain)
+    page = page_of(tmp_path)
+    assert sum(attributes.get("class") == "curve" for _, attributes in page.elements) == 6
+    assert "RoPE" not in page.text
+    assert "not read" not in page.text
+    first, second = stages()
+    del second["sources"]["web"]["seen"]
+    write_step(tmp_path, "pretrain", metrics={**plain, "stages": [first, second]})
+    page = page_of(tmp_path)
+    at = "metrics.stages.1.sources.web.seen"
+    assert f"not read pretrain : step.json is not as this version writes it, at {at}" in page.text
+    assert sum(attributes.get("class") == "curve" for _, attributes in page.elements) == 6
+
+
+def test_a_scorer_shows_how_good_it_is_on_what_it_did_not_learn_from(tmp_path: Path) -> None:
+    write_run(tmp_path, ["quality"])
+    text = page_of(tmp_path).text
+    assert "The scorer of quality Learned from 1,504 annotated texts" in text
+    assert "keeping what scores 3 or more once rounded" in text
+    assert "all 12 0.800 0.667 0.727 0.420 – code 6 0.800" in text
+    assert "4 5 4 0.800 0.667 0.727 5 0 2 – 0.000 0.000" in text
+    assert "scored 5 0 2 0 0 0 0 0 1 0 1 0 1 0 0" in text
+    write_step(tmp_path, "quality", metrics={"texts": 504, "documents_per_second": 4837})
+    assert "The scorer of" not in page_of(tmp_path).text
 
 
 def test_rows_are_accounted_for_source_by_source_with_their_lengths(whole: Path) -> None:
@@ -222,15 +264,16 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 10**6), value=JSON_VALUES)
 def test_a_page_is_made_whatever_stands_in_the_files_of_a_step(tmp_path: Path, place: int, value: Any) -> None:
     folder = tmp_path / "run"
     shutil.rmtree(folder, ignore_errors=True)
-    write_run(folder, ["sft", "eval"])
-    step, name = [("sft", "step.json"), ("sft", "data_report.json"), ("eval", "step.json")][place % 3]
+    files = [("sft", "step.json"), ("sft", "data_report.json"), ("eval", "step.json")]
+    step, name = [*files, ("quality", "step.json"), ("pretrain", "step.json")][place % 5]
+    write_run(folder, [step])
     known = json.loads((folder / step / name).read_text())
-    _put(known, place // 3, value)
+    _put(known, place // 5, value)
     write_json(folder / step / name, known)
     Page(render_run(collect(folder)))
 
@@ -450,6 +493,13 @@ def test_an_axis_holds_all_values_between_few_labels(values: list[float]) -> Non
 def test_labels_are_round_and_no_longer_than_they_need_be(low: float, high: float, labels: list[str]) -> None:
     scale = scale_of([low, high])
     assert [say(tick, scale.step) for tick in scale.ticks] == labels
+
+
+def test_a_border_of_stages_stands_at_its_step_and_one_beyond_the_axis_is_left_out() -> None:
+    points = [(step, 1.0 + step) for step in range(0, 201, 2)]
+    figure = draw("Loss", "", [("train", points)], [160, 300])
+    left, right = float(figure["left"]), float(figure["right"])
+    assert list(map(float, figure["borders"])) == [pytest.approx(left + 0.8 * (right - left), abs=0.06)]
 
 
 def test_one_point_is_a_mark_and_names_of_curves_never_touch() -> None:

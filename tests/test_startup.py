@@ -64,6 +64,7 @@ def layer(module: str) -> int:
         "console_eval": 5,
         "console_export": 5,
         "check": 5,
+        "check_eval": 5,
         "fits": 5,
         "init": 5,
         "launch": 5,
@@ -79,6 +80,7 @@ def layer(module: str) -> int:
         "export": 3,
         "run_page": 3,
         "model": 2,
+        "quantization": 2,
         "checkpoint": 2,
         "hub": 2,
         "vocabulary": 2,
@@ -107,7 +109,7 @@ def test_imports_point_down_only(module: str) -> None:
         name
         for name in MODULES
         if name.split(".")[1:2]
-        in (["data"], ["quality"], ["chat"], ["model"], ["train"], ["eval"], ["apps"], ["export"])
+        in (["data"], ["quality"], ["chat"], ["model"], ["quantization"], ["train"], ["eval"], ["apps"], ["export"])
     ),
 )
 def test_what_works_on_data_and_models_knows_nothing_of_chain_and_screen(module: str) -> None:

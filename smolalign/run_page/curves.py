@@ -50,13 +50,18 @@ FIGURES = (
 )
 
 
-def curves(logs: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
-    """The figures of a training's log, ready to draw; those without a point are left out."""
+def curves(logs: Sequence[dict[str, float]], borders: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """The figures of a training's log, ready to draw; those without a point are left out.
+
+    Args:
+        logs: see `StepFolder.logs`.
+        borders: steps at which a stage ends and another begins.
+    """
     drawn = []
     for asked in FIGURES:
         found = [(name, points) for name, key in asked.curves if (points := points_of(logs, key))]
         if found:
-            drawn.append(draw(asked.title, asked.unit, found))
+            drawn.append(draw(asked.title, asked.unit, found, borders))
     return drawn
 
 
@@ -81,7 +86,9 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     return [*kept, points[-1]]
 
 
-def draw(title: str, unit: str, found: Sequence[tuple[str, Sequence[Point]]]) -> dict[str, Any]:
+def draw(
+    title: str, unit: str, found: Sequence[tuple[str, Sequence[Point]]], borders: Sequence[int] = ()
+) -> dict[str, Any]:
     """A figure of one or several named curves, in the units of its drawing; the data for reading off is JSON text."""
     shown = [(name, thinned(points)) for name, points in found]
     values = [y for _, points in shown for _, y in points]
@@ -115,6 +122,7 @@ def draw(title: str, unit: str, found: Sequence[tuple[str, Sequence[Point]]]) ->
         "names": _names(lines, right) if names else [],
         "ups": [{"y": f"{at((0, y))[1]:.1f}", "text": text} for y, text in zip(up.ticks, ups, strict=True)],
         "acrosses": _below(across, left, right),
+        "borders": [f"{at((step, up.low))[0]:.1f}" for step in borders if across.low <= step <= across.high],
         "left": f"{left:.1f}",
         "labels": f"{left - 6:.1f}",
         "right": f"{right:.1f}",

@@ -15,8 +15,10 @@ from smolalign.pages.environment import page_environment
 from smolalign.run_page.collect import Run, StepFolder, collect, listed, number, table
 from smolalign.run_page.curves import MOST_POINTS, curves
 from smolalign.run_page.data import flow_of, rows_of
+from smolalign.run_page.quality import scorer_of
 from smolalign.run_page.samples import OPEN_PROMPTS, PROMPT_CHARACTERS, REPLY_CHARACTERS, samples
 from smolalign.run_page.scores import call_errors, scores, showcase
+from smolalign.run_page.stages import borders, stages_of
 
 HERE = Path(__file__).parent
 TEMPLATE, SCRIPT = "run.html.jinja", "readout.js"
@@ -52,14 +54,17 @@ def render_run(run: Run) -> str:
     """The page of a run. It is the same whenever it is made from the same files; what texts hold is shown as text."""
     script = (HERE / SCRIPT).read_text(encoding="utf-8")
     problems = [(step.name, problem) for step in run.steps for problem in step.problems]
-    trainings: list[dict[str, Any]] = [
-        {"name": step.name, "figures": drawn} for step in run.steps if (drawn := curves(step.logs))
-    ]
-    flows = []
+    trainings: list[dict[str, Any]] = []
+    flows, scorers = [], []
     for step in run.steps:
-        flow, unread = flow_of(step)
-        problems += [(step.name, problem) for problem in unread]
+        stages, unread_stages = stages_of(step)
+        if (drawn := curves(step.logs, borders(stages))) or stages:
+            trainings.append({"name": step.name, "figures": drawn, "stages": stages})
+        flow, unread_flow = flow_of(step)
         flows += [flow] if flow else []
+        scorer, unread_scorer = scorer_of(step)
+        scorers += [scorer] if scorer else []
+        problems += [(step.name, problem) for problem in (*unread_stages, *unread_flow, *unread_scorer)]
     evaluations = []
     for step in run.steps:
         if step.kind == "eval":
@@ -82,6 +87,7 @@ def render_run(run: Run) -> str:
         "rows": [line for step in run.steps if (line := rows_of(step))],
         "flows": flows,
         "evaluations": evaluations,
+        "scorers": scorers,
         "open_prompts": OPEN_PROMPTS,
         "prompt_characters": PROMPT_CHARACTERS,
         "reply_characters": REPLY_CHARACTERS,

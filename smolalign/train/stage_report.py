@@ -19,9 +19,10 @@ def stage_figures(plan: Plan, stretch: Stretch, streams: Mapping[str, Stream]) -
     """A stage's plan and what was read for it, as JSON.
 
     Returns:
-        `tokens` asked for and `tokens_seen`, `steps`, `max_length`, `rope_theta`, `decay`; of each of its `sources` the
-        shares `asked` and `seen`, `tokens`, `documents` that began, and `epochs`, passes over it by the stage's end;
-        `in_long_documents`, the share of its tokens that stand in documents at least as long as a row.
+        `tokens` asked for and `tokens_seen`, `steps`, the run's `last_step` in it, `max_length`, `rope_theta`, `decay`;
+        of each of its `sources` the shares `asked` and `seen`, `tokens`, `documents` that began, and `epochs`, passes
+        over it by the stage's end; `in_long_documents`, the share of its tokens that stand in documents at least as
+        long as a row.
     """
     read = plan.read_by(stretch)
     sources, long = {}, 0
@@ -42,6 +43,7 @@ def stage_figures(plan: Plan, stretch: Stretch, streams: Mapping[str, Stream]) -
         "tokens": stretch.tokens,
         "tokens_seen": sum(read.values()),
         "steps": stretch.steps,
+        "last_step": stretch.end,
         "max_length": stretch.length,
         "rope_theta": stretch.rope_theta,
         "decay": stretch.decays,
