@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from smolalign.errors import UserError
 from smolalign.pipeline import find_done, run_step
 from smolalign.recipe.load import load_recipe
 from smolalign.report import Silent
+from smolalign.run_page.collect import collect
+from smolalign.run_page.stages import stages_of
 from smolalign.train.branch import kept_stages
 from smolalign.train.session import Watch
 
@@ -128,6 +131,15 @@ def test_each_stage_is_reported_as_asked_and_as_seen(folder: Path) -> None:
     assert held_out[-1]["loss"] == metrics["eval_dev_web.jsonl_loss"] < held_out[0]["loss"]
     assert all(0 < one["bits_per_byte"] < one["loss"] / 0.69 for one in held_out)
     assert metrics["eval_loss"] < metrics["eval_loss_before"]
+
+
+def test_the_page_of_a_run_reads_what_the_stages_noted(folder: Path) -> None:
+    (step,) = collect(folder / "whole").steps
+    stages, problems = stages_of(step)
+    assert problems == []
+    assert [one["name"] for one in stages] == [one["name"] for one in RECIPE["stages"]]
+    assert [one["last_step"] for one in stages] == list(accumulate(one["steps"] for one in stages))
+    assert all(one["rates"] and one["held_out"] for one in stages)
 
 
 def test_stage_checkpoints_are_models_and_the_last_one_is_the_steps(folder: Path, cli: Cli) -> None:

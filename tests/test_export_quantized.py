@@ -91,7 +91,8 @@ def test_a_quantized_checkpoint_is_loaded_as_it_is_and_computes_the_model(
 
 def test_what_is_quantized_is_not_quantized_again_nor_cast(int8: Path, tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "out"
-    refused(cli("export", int8, "--to", "nf4", "--out", out), "is quantized already (int8) → name the model")
+    for to in ("nf4", "gguf", "ollama"):
+        refused(cli("export", int8, "--to", to, "--out", out), "is quantized already (int8) → name the model")
     refused(cli("export", int8, "--to", "merged", "--dtype", "float16", "--out", out), "are quantized (int8)")
     assert not out.exists()
     assert cli("export", int8, "--to", "merged", "--out", out).code == 0

@@ -17,7 +17,7 @@ from smolalign.export.gguf_check import check, original
 from smolalign.export.gguf_llama import sizes, tensors
 from smolalign.export.gguf_tokens import vocabulary
 from smolalign.export.gguf_write import TYPES, Model, weight_bytes, write
-from smolalign.export.package import Package, packaged
+from smolalign.export.package import Package, packaged, require_unquantized
 from smolalign.export.run import Wishes
 from smolalign.export.source import Source
 
@@ -29,13 +29,14 @@ def export(source: Source, wishes: Wishes, say: Callable[[str], None]) -> None:
     """Write a file `NAME.gguf`, or into a folder a file for each type; each is whole and checked, or not there.
 
     Raises:
-        UserError: the wishes do not fit, the model cannot be written so, or something lies there.
+        UserError: the wishes do not fit, the model is quantized or cannot be written so, or something lies there.
         Failed: a file read back is not the model.
     """
     files = _files(wishes)
     for out in files.values():
         if out.exists():
             raise UserError(f"{out} is there already", mend="choose another --out")
+    require_unquantized(source)
     first = next(iter(files.values()))
     name = first.stem if wishes.out and wishes.out.suffix == ".gguf" else first.parent.name
     with packaged(source, name, first.name, wishes.licence) as package:

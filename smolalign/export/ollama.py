@@ -13,7 +13,7 @@ from smolalign.export.gguf_check import check, original
 from smolalign.export.gguf_probe import CHATS, rendered
 from smolalign.export.gguf_write import Model
 from smolalign.export.ollama_template import go_template
-from smolalign.export.package import Package, packaged
+from smolalign.export.package import Package, packaged, require_unquantized
 from smolalign.export.run import Wishes
 from smolalign.export.source import Source
 from smolalign.store import whole_folder
@@ -27,7 +27,8 @@ def export(source: Source, wishes: Wishes, say: Callable[[str], None]) -> None:
     """Write a folder with the model in one type of weights and its Modelfile, whole or not at all.
 
     Raises:
-        UserError: the wishes do not fit, the model or its template cannot go to Ollama, or something lies there.
+        UserError: the wishes do not fit, the model is quantized, it or its template cannot go to Ollama, or something
+            lies there.
         Failed: the GGUF file read back is not the model.
     """
     types = require_types(wishes.types)
@@ -38,6 +39,7 @@ def export(source: Source, wishes: Wishes, say: Callable[[str], None]) -> None:
     out = wishes.out.expanduser()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} is there already", mend="choose another --out")
+    require_unquantized(source)
     name = out.resolve().name
     with packaged(source, name, name, wishes.licence) as package:
         folder, model, tokenizer = load(package, name)

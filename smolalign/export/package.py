@@ -119,6 +119,14 @@ def packaged(
         yield Package(files, left_out)
 
 
+def require_unquantized(source: Source) -> None:
+    """Raises UserError where the weights are quantized: rounded once more, they would be further from the model."""
+    from smolalign.model import quantization_kept
+
+    if kept := quantization_kept(source.reference):
+        raise UserError(f"{source.reference} is quantized already ({kept})", mend="name the model that it was made of")
+
+
 @contextmanager
 def _checkpoint(reference: str, dtype: str) -> Iterator[Path]:
     """A folder with the model as a checkpoint in safetensors, of a dtype: its own, or one for the time being."""

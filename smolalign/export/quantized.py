@@ -9,7 +9,7 @@ from typing import Any
 
 from smolalign.errors import UserError
 from smolalign.export.facts import read_facts
-from smolalign.export.package import packaged, tell
+from smolalign.export.package import packaged, require_unquantized, tell
 from smolalign.export.run import Wishes
 from smolalign.export.source import Source
 from smolalign.export.target import new_folder, writing
@@ -31,11 +31,9 @@ def export(source: Source, wishes: Wishes, say: Callable[[str], None]) -> None:
             what was written is not the model.
     """
     from smolalign.export.check import read_back
-    from smolalign.model import quantization_kept
 
     out = new_folder(wishes)
-    if kept := quantization_kept(source.reference):
-        raise UserError(f"{source.reference} is quantized already ({kept})", mend="name the model that it was made of")
+    require_unquantized(source)
     place = out.name if out.is_absolute() else out.as_posix()
     quantize = partial(write_quantized, wishes.to)
     with packaged(source, out.resolve().name, place, wishes.licence, quantize=quantize) as package:
