@@ -105,7 +105,7 @@ def test_llama_cpp_does_what_transformers_does(chosen: str, source: str, tmp_pat
         same, stopped = same + (theirs == ours), stopped + (theirs[-1] == stop)
     share = sum(agreed) / len(agreed)
     print(f"{source} {chosen}: {same} of 10 replies the same, {share:.1%} of tokens, {stopped} stop within {MOST}")
-    # llama.cpp rounds what it multiplies q8_0 with to 8 bits too: near ties fall otherwise, and the rest of a reply with
+    # llama.cpp rounds what it multiplies q8_0 with to 8 bits too: near ties fall otherwise, and what follows with
     # them, so there a reply is given, and each of its tokens compared. Weights drawn at random have only near ties.
     assert same == len(QUESTIONS) if chosen == "f32" else share > 0.95 or not is_trained(source)
     assert stopped or not is_trained(source)
