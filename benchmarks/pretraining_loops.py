@@ -193,8 +193,8 @@ def smolalign(job: Job, turns: Turns, folder: str, rows_at_once: int) -> None:
             # The last step of a turn is logged before the turn ends.
             self.control.should_log = turns.left == 0
             super()._maybe_log_save_evaluate(*args, **kwargs)
-            turns.next()
-            self.throughput.start()
+            with self.throughput.paused():
+                turns.next()
 
     fields = {**compute.trainer_fields(), "gradient_accumulation_steps": job.batch // rows_at_once}
     trainer = Told(
