@@ -117,10 +117,10 @@ tokenizer: {vocab_size: 300}
 
 @pytest.mark.slow
 def test_an_engine_tokenizes_to_the_very_files_of_the_pool(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_jsonl(Path("texts.jsonl"), [{"text": words(f"text {number}")} for number in range(300)])
+    # More rows than Parquet has in a group, which is the least that a shard of tokens holds.
+    write_jsonl(Path("texts.jsonl"), [{"text": words(f"text {number}")} for number in range(2500)])
     Path("pretrain.yaml").write_text(PRETRAIN)
     monkeypatch.setattr("smolalign.data.tokens.tokenize._SHARD_BYTES", (20_000, 20_000))
-    monkeypatch.setattr("smolalign.data.assembly.write._ROWS_PER_GROUP", 50)
     found = []
     for engine in ([], ["--engine", "local.yaml"]):
         monkeypatch.setenv("XDG_CACHE_HOME", f"cache{len(engine)}")
