@@ -27,9 +27,7 @@ from smolalign.quality.load import require_scorer
 from smolalign.recipe.batch import SIZE, counts
 from smolalign.recipe.data import DataSource, Filters
 from smolalign.recipe.load import Recipe
-from smolalign.recipe.measure import (
-    OnData,
-)
+from smolalign.recipe.measure import OnData
 from smolalign.recipe.schema import AssemblyStep, EvalStep, PretrainStep, QualityStep, TrainStep, TuneStep
 from smolalign.rows import RowKind
 

@@ -133,14 +133,16 @@ def tokenize_only(argument: str, overrides: Sequence[str], out: Path | None, eng
 
 
 def branch_overrides(argument: str, overrides: Sequence[str], out: Path | None, stage: int) -> list[str]:
-    """The overrides with which a pretrain recipe becomes a branch from a stage on: of the run that its `branch` names,
-    else of its own.
+    """The overrides with which a pretrain recipe becomes a branch from a stage on: of the run that its `branch`, or an
+    override of it, names, else of its own.
 
     Raises:
         UserError: it is not said where the branch goes.
     """
     if out is None:
         raise UserError("--from-stage trains a branch beside the run", mend="say where with --out")
+    if any(override.startswith("branch.of=") for override in overrides):
+        return [*overrides, f"branch.stage={stage}"]
     recipe = load_step("pretrain", argument, overrides)
     branch = getattr(recipe.step, "branch", None)
     of = branch.of if branch else str((default_run_folder(recipe) / step_name(recipe)).resolve())

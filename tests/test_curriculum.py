@@ -80,6 +80,19 @@ def test_at_each_blocks_end_every_source_is_within_a_row_of_its_share(weights: A
         assert sorted(given for of, given in scanned if of == source) == list(range(count))
 
 
+@pytest.mark.parametrize("rows", [33, 63, 64, 65, 97])
+def test_no_row_that_was_given_is_taken_back_where_few_are_left_over(rows: int) -> None:
+    """A last block of one row alone could take back a row that was given."""
+    parts = [Fraction(weight, 100) for weight in (9, 31, 7, 29, 11, 13)]
+    counts = [0] * len(parts)
+    dealt = Dealt(parts, rows, 1)
+    for index in range(rows):
+        source, before = dealt.row(index)
+        assert 0 <= before < dealt.before(rows)[source]
+        counts[source] += 1
+    assert counts == dealt.before(rows)
+
+
 def test_a_weight_is_the_decimal_that_stands_in_the_recipe() -> None:
     found = shares(Stage(name="s", tokens=1, mixture={"web": 0.1, "code": 0.2}), EPOCHS)
     assert found == {"web": Fraction(1, 3), "code": Fraction(2, 3)}

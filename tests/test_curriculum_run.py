@@ -224,11 +224,15 @@ def test_from_stage_takes_the_recipes_own_run(folder: Path, cli: Cli, monkeypatc
     assert_same_weights(folder / "cli" / "pretrain", folder / "whole" / "pretrain")
     ran = cli("pretrain", "pretrain.yaml", "--from-stage", 4, "--out", "cli")
     assert "cached" in ran.out
+    of = f"branch.of={folder / 'whole' / 'pretrain'}"
+    ran = cli("pretrain", "pretrain.yaml", "--from-stage", 4, of, "--out", "of", "--dry-run")
+    assert ran.code == 0, ran.err
 
 
 def test_a_run_killed_while_it_accumulates_goes_on_exactly_and_can_be_branched(folder: Path) -> None:
     whole = folder / "whole" / "pretrain"
-    cut = kill(folder, "cut", "on_substep_end", 10)
+    # In the middle of the third stage, from whose checkpoint at step 10 it goes on with the stage's own base.
+    cut = kill(folder, "cut", "on_substep_end", 11)
     assert not (cut / "step.json").exists()
     assert_same_weights(branch(folder, "of_cut", "cut", 3), whole)
     train(folder, "cut")

@@ -16,8 +16,9 @@ from smolalign.errors import UserError
 from smolalign.report import Silent
 from smolalign.train.attention import attending_per_document
 from smolalign.train.pretrainer import Pretrainer
-from smolalign.train.session import Watch, last_checkpoint
+from smolalign.train.session import Watch
 from smolalign.train.spikes import MOST_SKIPPED, Spikes
+from smolalign.train.throughput import Totals
 
 VOCABULARY = 50
 Item = dict[str, np.ndarray]
@@ -150,6 +151,22 @@ def test_held_out_sets_are_measured_exactly_by_name(tmp_path: Path) -> None:
         assert alone.evaluate()["eval_loss"] == found["eval_near_loss"]
 
 
+def test_utilisation_is_of_the_operations_that_the_documents_take(tmp_path: Path) -> None:
+    items = [item(0), item(1, (24,)), item(2, trained=False)]
+    trainer = trainer_of(tmp_path, items, steps=1, gradient_accumulation_steps=3)
+    trainer.throughput.peak = 1e9
+    (log,) = run(trainer)
+    # Two layers of width 16 (keys and values 8, inner 24); each product once forward and twice backward.
+    weights = 2 * (16 * 16 + 2 * 16 * 8 + 16 * 16 + 3 * 16 * 24)
+    pairs = sum(length * (length + 1) // 2 for length in (5, 1, 12, 6, 24))
+    flops = 6 * (48 * weights + (20 + 23) * 16 * VOCABULARY + pairs * 2 * 2 * 16)
+    totals = trainer.throughput.totals
+    assert (totals.tokens, totals.flops) == (48, flops)
+    assert log["num_tokens"] == 48
+    figures = trainer.throughput.figures(Totals(48, flops, 0.5, 2.0), 2)
+    assert figures == {"data_share": 0.125, "mfu": round(flops / 2 / 2e9, 4)}
+
+
 def poisoned(model: LlamaForCausalLM, step: int, calls: list[int]) -> LlamaForCausalLM:
     """The model, whose embeddings are so large in the given step that its loss is a spike."""
 
@@ -175,7 +192,9 @@ def test_a_spike_leaves_no_trace(resumed: bool, tmp_path: Path) -> None:
         trainer = trainer_of(
             tmp_path / "a", items, steps=steps, model=poisoned(model_of(), bad, calls), **fields, **saving
         )
-        logs = run(trainer, resume_from_checkpoint=str(last_checkpoint(tmp_path / "a" / "checkpoints")))
+        # Not the last one: that is of the step after all.
+        logs = run(trainer, resume_from_checkpoint=str(tmp_path / "a" / "checkpoints" / "checkpoint-36"))
+        assert len(calls) == steps
     assert logs[-1]["skipped_steps"] == 1
     assert "loss" not in logs[bad - 1]
     without = items[: bad - 1] + items[bad:]
@@ -184,6 +203,25 @@ def test_a_spike_leaves_no_trace(resumed: bool, tmp_path: Path) -> None:
     assert [line["loss"] for line in logs if "loss" in line] == [line["loss"] for line in expected]
     for one, other in zip(trainer.model.parameters(), clean.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_spike_is_in_no_mean_that_is_logged_of_steps_beside_it(tmp_path: Path) -> None:
+    items = [item(seed) for seed in range(36)]
+    fields = {"learning_rate": 1e-3, "options": {"z_loss": 1e-2}}
+    spiked = trainer_of(tmp_path / "a", items, steps=36, model=poisoned(model_of(), 35, []), logging_steps=4, **fields)
+    logs = run(spiked)
+    alone = run(trainer_of(tmp_path / "b", items[:34] + items[35:], steps=35, **fields))
+    for name in ("loss", "z_loss"):
+        assert logs[-1][name] == pytest.approx(sum(line[name] for line in alone[-3:]) / 3, rel=1e-5)
+    every = sum(line["loss"] for line in alone) / len(alone)
+    assert spiked.state.log_history[-1]["train_loss"] == pytest.approx(every, rel=1e-5)
+
+
+def test_a_spike_hides_no_spike_after_it() -> None:
+    spikes = Spikes(6.0)
+    assert not any(spikes.judge(1.0 + 0.01 * (number % 5), 1.0) for number in range(64))
+    assert spikes.judge(1e6, 1.0)
+    assert spikes.judge(2.0, 1.0)
 
 
 def test_figures_that_rise_for_good_are_trained_on() -> None:

@@ -153,7 +153,9 @@ def set_rope_theta(model: Any, theta: float) -> None:
 
 
 def _save(trainer: StagedTrainer, weights: dict[str, Any], folder: Path) -> None:
-    """Write the model whole, where processes hold a part of it each."""
+    """Write the model whole, where processes hold a part of it each, and its tokenizer, which such checkpoints lack."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     own = {name: value for name, value in weights.items() if name not in model.all_tied_weights_keys}
     model.save_pretrained(folder, state_dict=own)
+    tokenizer: Any = trainer.processing_class
+    tokenizer.save_pretrained(folder)
