@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -129,22 +130,27 @@ def test_pretraining_reads_what_the_filter_keeps(scorer: Path, tmp_path: Path, c
     least = min(5, max(1, int(np.median(wanted))))
     write_rows(tmp_path, rows)
     recipe = tmp_path / "pretrain.yaml"
-    recipe.write_text(PRETRAIN.format(scorer=scorer, least=least))
+    beside = os.path.relpath(scorer, tmp_path)
+    recipe.write_text(PRETRAIN.format(scorer=beside, least=least, more=least + 1))
     ran = cli("pretrain", recipe, "--out", tmp_path / "run")
     assert ran.code == 0, ran.err
     assert f"in {(wanted >= least).sum()} documents" in ran.out
-    assert f"in {len(rows)} documents" in ran.out  # Its own filters are in place of the step's.
     manifest = json.loads((tmp_path / "run/pretrain/step.json").read_text())
-    assert str(scorer) in manifest["inputs"]
-    filtered, whole = manifest["data"]
-    assert filtered["dropped"]["quality"]["rows"] == (wanted < least).sum() > 0
-    assert filtered["scores"]["rows"] == np.bincount(wanted, minlength=6).tolist()
-    assert (whole["dropped"], whole["rows_out"]) == ({}, len(rows))
+    assert beside in manifest["inputs"]
+    by_step, by_own, unfiltered = manifest["data"]
+    assert by_step["dropped"]["quality"]["rows"] == (wanted < least).sum() > 0
+    assert by_step["scores"]["rows"] == by_own["scores"]["rows"] == np.bincount(wanted, minlength=6).tolist()
+    # A source's own filters are in place of the step's.
+    assert by_own["rows_out"] == (wanted >= least + 1).sum() < by_step["rows_out"]
+    assert (unfiltered["dropped"], unfiltered["rows_out"]) == ({}, len(rows))
 
 
 PRETRAIN = """\
 kind: pretrain
-data: [{{source: rows.jsonl}}, {{source: rows.jsonl, name: whole, filters: {{}}}}]
+data:
+  - {{source: rows.jsonl}}
+  - {{source: rows.jsonl, name: own, filters: {{quality: {{scorer: {scorer}, min: {more}}}}}}}
+  - {{source: rows.jsonl, name: whole, filters: {{}}}}
 filters: {{quality: {{scorer: {scorer}, min: {least}}}}}
 tokenizer: {{vocab_size: 300}}
 architecture: {{hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2,
