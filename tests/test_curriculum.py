@@ -177,8 +177,8 @@ def test_held_out_documents_are_measured_from_their_beginnings(tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> Stream:
-    """A stream of documents that are told by their ids, in three shards."""
-    shards = [[[document] * (3 + document % 20) for document in range(n, 60, 3)] for n in range(3)]
+    """A stream of documents that are told by their ids, in three shards of different lengths."""
+    shards = [[[document] * (3 + document % 20) for document in range(*ends)] for ends in ((0, 10), (10, 35), (35, 60))]
     return Stream(write_documents(tmp_path_factory.mktemp("counted") / "t", shards, 100), seed=5)
 
 

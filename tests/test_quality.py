@@ -86,6 +86,13 @@ def test_scores_are_sums_of_whole_numbers_by_a_plain_loop_too(nano: StepResult, 
     assert scorer.score(texts).tolist() == [plainly(scorer, text) for text in texts]
 
 
+def test_a_text_scores_the_same_alone_and_among_many(nano: StepResult) -> None:
+    scorer = load_scorer(nano.folder / "scorer")
+    texts = [f"{GOOD if number % 3 else POOR} {number} " * (1 + number % 20) for number in range(300)]
+    alone = np.concatenate([scorer.score([text]) for text in texts[-40:]])
+    assert scorer.score(texts)[-40:].tobytes() == alone.tobytes()
+
+
 def plainly(scorer: Scorer, text: str) -> float:
     """The score of one text with Python's own numbers."""
     [seen] = features([text], scorer.max_characters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from smolalign.quality.load import classifier_folder, forget_scorers, scorer_of
 from smolalign.quality.scorer import whole_scores
 from smolalign.recipe.data import DataSource, Filters
 from smolalign.report import Silent
+from smolalign.store import read_json
 
 Cli = Callable[..., Ran]
 WORDS = ["water", "heat", "because", "example", "buy", "cheap", "click", "now", "number", "sum"]
@@ -81,8 +83,11 @@ def files_of(folder: Path) -> Files:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def filtered(tmp_path: Path, reference: Path, rows: list[str], least: int, workers: int = 1) -> Any:
-    source = write_jsonl(tmp_path / "rows.jsonl", [{"text": text} for text in rows])
+def write_rows(folder: Path, rows: list[str]) -> Path:
+    return write_jsonl(folder / "rows.jsonl", [{"text": text} for text in rows])
+
+
+def filtered(tmp_path: Path, reference: Path, source: Path, least: int, workers: int = 1) -> Any:
     filters = Filters.model_validate({"quality": {"scorer": str(reference), "min": least}})
     assembly = Assembly([DataSource(source=str(source))], ["rows"], "document", 0, filters)
     return assemble(assembly, tmp_path / "work", tmp_path / "out", tmp_path / "aside", Silent(), workers)
@@ -95,7 +100,7 @@ def test_rows_stay_by_their_rounded_score_and_all_are_counted(
     reference, rows = request.getfixturevalue(which), texts(60, seed=1)
     wanted = whole_scores(scorer_of(str(reference)).score(rows))
     least = min(5, max(1, int(np.median(wanted))))
-    found = filtered(tmp_path, reference, rows, least)
+    found = filtered(tmp_path, reference, write_rows(tmp_path, rows), least)
     [source] = found.report["sources"]
     assert source["dropped"]["quality"]["rows"] == (wanted < least).sum() > 0
     assert source["scores"] == {"min": least, "rows": np.bincount(wanted, minlength=6).tolist()}
@@ -108,15 +113,53 @@ def test_rows_stay_by_their_rounded_score_and_all_are_counted(
 
 
 @pytest.mark.slow
-def test_several_processes_keep_the_same_rows(scorer: Path, tmp_path: Path) -> None:
-    # As many as make several parts.
-    rows = texts(60, seed=1) * 3000
-    alone, together = (
-        filtered(folder, scorer, rows, 2, workers)
-        for folder, workers in ((tmp_path / "one", 1), (tmp_path / "two", 2))
-        if not folder.mkdir()
-    )
-    assert alone.report == together.report
+def test_several_processes_keep_the_same_rows(scorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smolalign.data.records._PART_BYTES", 1000)
+    source, reports = write_rows(tmp_path, texts(60, seed=1)), []
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        reports.append(filtered(folder, scorer, source, 2, workers).report)
+        assert len(read_json(folder / "work/plan.json")["units"]) > 4  # type: ignore[index]
+    assert reports[0] == reports[1]
+    assert reports[0]["sources"][0]["dropped"]["quality"]["rows"] > 0
+
+
+def test_pretraining_reads_what_the_filter_keeps(scorer: Path, tmp_path: Path, cli: Cli) -> None:
+    rows = texts(60, seed=1)
+    wanted = whole_scores(scorer_of(str(scorer)).score(rows))
+    least = min(5, max(1, int(np.median(wanted))))
+    write_rows(tmp_path, rows)
+    recipe = tmp_path / "pretrain.yaml"
+    beside = os.path.relpath(scorer, tmp_path)
+    recipe.write_text(PRETRAIN.format(scorer=beside, least=least, more=least + 1))
+    ran = cli("pretrain", recipe, "--out", tmp_path / "run")
+    assert ran.code == 0, ran.err
+    assert f"in {(wanted >= least).sum()} documents" in ran.out
+    manifest = json.loads((tmp_path / "run/pretrain/step.json").read_text())
+    assert beside in manifest["inputs"]
+    by_step, by_own, unfiltered = manifest["data"]
+    assert by_step["dropped"]["quality"]["rows"] == (wanted < least).sum() > 0
+    assert by_step["scores"]["rows"] == by_own["scores"]["rows"] == np.bincount(wanted, minlength=6).tolist()
+    # A source's own filters are in place of the step's.
+    assert by_own["rows_out"] == (wanted >= least + 1).sum() < by_step["rows_out"]
+    assert (unfiltered["dropped"], unfiltered["rows_out"]) == ({}, len(rows))
+
+
+PRETRAIN = """\
+kind: pretrain
+data:
+  - {{source: rows.jsonl}}
+  - {{source: rows.jsonl, name: own, filters: {{quality: {{scorer: {scorer}, min: {more}}}}}}}
+  - {{source: rows.jsonl, name: whole, filters: {{}}}}
+filters: {{quality: {{scorer: {scorer}, min: {least}}}}}
+tokenizer: {{vocab_size: 300}}
+architecture: {{hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2,
+  num_key_value_heads: 2}}
+stages: [{{name: all, tokens: 256}}]
+max_length: 64
+global_batch_size: 2
+trainer: {{per_device_train_batch_size: 2, warmup_steps: 0}}
+"""
 
 
 def test_a_classifier_scores_each_text_as_if_it_stood_alone(classifier: Path) -> None:

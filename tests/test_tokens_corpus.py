@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,21 @@ def test_the_same_text_and_tokenizer_are_tokenized_once(tiny_model: Path, monkey
         stream.write('{"text": "one more"}\n')
     prepared("third", tokenizer=tokenizer, data=[{"source": "elsewhere/a.jsonl"}, {"source": "b.jsonl"}])
     assert done == list(range(len(done))) != []
+
+
+def test_another_tokenizer_another_end_or_other_text_of_the_same_size_is_tokenized_for_itself(tiny_model: Path) -> None:
+    fields: dict[str, Any] = {"tokenizer": {"model": str(tiny_model)}, "data": [{"source": "a.jsonl"}]}
+    encoder = encoder_of(prepared(**fields).tokenizer)
+    [shard] = Path("step/checkpoints/assembly/rows/shards").glob("*.parquet")
+    trained = encoder_of(prepared("trained", data=fields["data"]).tokenizer)
+    Path("a.jsonl").write_text(Path("a.jsonl").read_text().replace("w1", "w2"))
+    changed = prepared("changed", **fields).sources["a.jsonl"]
+    encoders = [encoder, replace(encoder, end=encoder.end + 1), trained]
+    made = [*(tokenize.tokenized([shard], one, "a", Silent()) for one in encoders), changed]
+    found = [documents(files) for files in made]
+    assert all(one not in found[:number] for number, one in enumerate(found))
+    assert made[0].text_bytes == changed.text_bytes
+    assert {document[-1] for document in found[1]} == {encoder.end + 1}
 
 
 def test_a_killed_tokenizing_goes_on_with_the_next_shard_to_the_same_files(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,13 @@ def test_another_seed_is_another_order_and_the_same_seed_the_same(files: TokenFi
     assert first == again != other
 
 
+def test_the_documents_of_a_shard_are_shuffled_anew_by_seed_and_epoch(tmp_path: Path) -> None:
+    one = write_documents(tmp_path, [[[number, END] for number in range(1, 31)]], 100)
+    orders = [documents(*Stream(one, seed).read(epoch * 60, 60)) for seed in (1, 2) for epoch in (0, 1)]
+    assert len(set(map(tuple, orders))) == 4
+    assert all(sorted(order) == stored(one) for order in orders)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_stretch_read_in_pieces_is_the_stretch(files: TokenFiles, data: st.DataObject) -> None:
