@@ -215,6 +215,8 @@ def test_the_deviation_of_logits_is_the_one_that_is_written_down() -> None:
     broken = Answers(spoken, frozenset({2}), [torch.full((2, 2), torch.nan), model[1]])
     with pytest.raises(Exception, match="does not compute what the model does"):
         require_same(answers, broken, 10.0)
+    with pytest.raises(Exception, match="has another stop token than the model"):
+        require_same(answers, Answers(Words([[1]], [], 3), frozenset({2}), model), 0.1)
     with pytest.raises(Exception, match="does not name its stop token"):
         require_same(answers, Answers(spoken, frozenset({3}), model), 0.1)
 

@@ -12,7 +12,7 @@ import torch
 from smolalign.adapters import is_adapter
 from smolalign.errors import UserError
 from smolalign.export.facts import read_facts
-from smolalign.export.probe import Deviation, Words, deviation, difference, logits, words
+from smolalign.export.probe import TEXTS, Deviation, Words, deviation, difference, logits, words
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Answers:
     Attributes:
         words: what its tokenizer makes of them.
         stops: the ids at which generation stops.
-        logits: see `probe.logits`.
+        logits: of the texts; see `probe.logits`.
     """
 
     words: Words
@@ -35,7 +35,8 @@ def answers(model: Any, tokenizer: Any) -> Answers:
     ends = model.generation_config.eos_token_id
     stops = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
     made = words(tokenizer)
-    return Answers(made, stops, logits(model, made.ids))
+    # Not of the chats: 4 bits move their logits as far as another model's are away, which would blur the bound.
+    return Answers(made, stops, logits(model, made.ids[: len(TEXTS)]))
 
 
 def require_same(model: Answers, export: Answers, relative: float, largest: float = float("inf")) -> Deviation:
