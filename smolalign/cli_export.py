@@ -73,6 +73,10 @@ def export(
             raise UserError("no format to export to", mend="add --to merged, or another; see smolalign export --help")
         run(model, Wishes(to, out, repo, private, revision, force, licence, dry_run, chosen, dtype), print_line)
         return
+    refused = {"--repo": repo, "--private": private, "--revision": revision, "--force": force, "--dry-run": dry_run}
+    for name, given in {**refused, "--license": licence, "--dtype": dtype != "auto"}.items():
+        if given:
+            raise UserError(f"{name} is not for --compare")
     from smolalign.console_export import print_comparison
     from smolalign.export.compare import compare as measured
     from smolalign.store import write_json

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import Ran, write_jsonl
 from test_export import refused
+from test_export_quantized import int8, wide_model  # noqa: F401
 
 from smolalign.export import measure
 from smolalign.export.compare import DEFAULT_SIZE, _texts
@@ -41,7 +42,7 @@ def test_each_format_is_written_and_measured_on_the_same_texts(
     assert ran.code == 0, ran.err
     assert at_once == [str(tiny_model), str(out / "merged"), str(out / "int8")]
     table = json.loads(told.read_text(encoding="utf-8"))
-    original, merged, int8 = table["rows"]
+    original, merged, int8 = table["rows"]  # noqa: F811
     assert [row["name"] for row in table["rows"]] == ["original", "merged", "int8"]
     assert int8["size_bytes"] == sum(f.stat().st_size for f in (out / "int8").iterdir() if f.name != "README.md")
     assert int8["size_share"] == int8["size_bytes"] / original["size_bytes"]
@@ -73,11 +74,32 @@ def test_mistakes_of_a_comparison_end_in_one_line(tiny_model: Path, tmp_path: Pa
     refused(cli("export", tiny_model, "--compare", "--to", "hub"), "no format 'hub' to compare")
     refused(cli("export", tiny_model, "--to", "merged", "--json", tmp_path / "t"), "--json is for --compare")
     refused(cli("export", tiny_model, "--compare", "--data", tmp_path / "gone.jsonl"), "gone.jsonl")
+    refused(cli("export", tiny_model, "--compare", "--dtype", "float16"), "--dtype is not for --compare")
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_measured(
+    int8: Path,  # noqa: F811
+    tiny_model: Path,
+    tmp_path: Path,
+    cli: Cli,
+    at_once: list[str],
+) -> None:
+    (tmp_path / "nf4").mkdir()
+    (tmp_path / "nf4" / "mine").touch()
+    refused(cli("export", int8, "--compare"), "is quantized already (int8)")
+    refused(cli("export", tiny_model, "--compare", "--to", "gguf", "--types", "q6_k"), "no type 'q6_k' of weights")
+    refused(cli("export", tiny_model, "--compare", "--to", "merged,nf4", "--out", tmp_path), "nf4 is there already")
+    assert at_once == []
+    assert [path.name for path in tmp_path.iterdir()] == ["nf4"]
 
 
 @pytest.mark.slow
-def test_each_model_is_measured_in_a_process_of_its_own(tiny_model: Path, tmp_path: Path, cli: Cli) -> None:
-    ran = cli("export", tiny_model, "--compare", "--to", "nf4", "--json", tmp_path / "table.json")
+def test_each_model_is_measured_in_a_process_of_its_own(
+    wide_model: Path,  # noqa: F811
+    tmp_path: Path,
+    cli: Cli,
+) -> None:
+    ran = cli("export", wide_model, "--compare", "--to", "nf4", "--json", tmp_path / "table.json")
     assert ran.code == 0, ran.err
     rows = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))["rows"]
     assert [row["name"] for row in rows] == ["original", "nf4"]

@@ -12,7 +12,7 @@ import torch
 from conftest import Ran
 from transformers import AutoModelForCausalLM
 
-from smolalign.export.gguf_probe import CHATS, TEXTS
+from smolalign.export.probe import CHATS, TEXTS
 from smolalign.model import load_gguf_tokenizer, load_tokenizer
 
 Cli = Callable[..., Ran]

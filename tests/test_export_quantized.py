@@ -20,9 +20,10 @@ from training import write_recipe
 from transformers import AutoModelForCausalLM
 
 from smolalign.export import check
-from smolalign.export.check import Answers, deviation, require_same
+from smolalign.export.check import Answers, require_same
 from smolalign.export.facts import read_facts
 from smolalign.export.package import Package
+from smolalign.export.probe import Words, deviation
 from smolalign.model import load_model
 
 Cli = Callable[..., Ran]
@@ -209,12 +210,15 @@ def test_the_deviation_of_logits_is_the_one_that_is_written_down() -> None:
     assert found.agreement == pytest.approx(2 / 3)
     # Around their mean the logits are ±1, ±2, ±2: a mean square of 3, and of the differences 32 / 6.
     assert found.relative == pytest.approx((32 / 6 / 3) ** 0.5)
-    answers = Answers([[1]], [], 2, frozenset({2}), model)
-    broken = Answers([[1]], [], 2, frozenset({2}), [torch.full((2, 2), torch.nan), model[1]])
+    spoken = Words([[1]], [], 2)
+    answers = Answers(spoken, frozenset({2}), model)
+    broken = Answers(spoken, frozenset({2}), [torch.full((2, 2), torch.nan), model[1]])
     with pytest.raises(Exception, match="does not compute what the model does"):
         require_same(answers, broken, 10.0)
+    with pytest.raises(Exception, match="has another stop token than the model"):
+        require_same(answers, Answers(Words([[1]], [], 3), frozenset({2}), model), 0.1)
     with pytest.raises(Exception, match="does not name its stop token"):
-        require_same(answers, Answers([[1]], [], 2, frozenset({3}), model), 0.1)
+        require_same(answers, Answers(spoken, frozenset({3}), model), 0.1)
 
 
 def test_a_dry_run_of_a_quantized_export_writes_nothing(tiny_model: Path, tmp_path: Path, cli: Cli) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from smolalign.errors import UserError
-from smolalign.export.run import FORMATS, Wishes
+from smolalign.export.run import COMPARED, FORMATS, Wishes
 from smolalign.export.source import find
 from smolalign.rows import Document
 from smolalign.store import cache_folder
@@ -57,41 +57,45 @@ def compare(
 
     Args:
         model: see `source.find`.
-        formats: of `run.FORMATS`; empty for all that are written here.
+        formats: of `run.COMPARED`; empty for all of them.
         wishes: `out` keeps what was written, in a folder a format; `types` go to the formats that take them.
         data: a file of documents; None for text of our own.
         say: shows a line.
 
     Raises:
-        UserError: a format is none, or an export or a measurement cannot be made.
+        UserError: a format is none, or an export (said before anything is measured, where it can be) or a measurement
+            cannot be made.
     """
-    chosen = list(formats) or [name for name in FORMATS if name not in ("hub", "ollama")]
+    chosen = list(formats) or list(COMPARED)
     for name in chosen:
-        if name not in FORMATS or name in ("hub", "ollama"):
-            written = ", ".join(one for one in FORMATS if one not in ("hub", "ollama"))
-            raise UserError(f"no format {name!r} to compare", mend=f"use some of {written}")
+        if name not in COMPARED:
+            raise UserError(f"no format {name!r} to compare", mend=f"use some of {', '.join(COMPARED)}")
     documents, texts = _texts(data)
     source = find(model)
     from smolalign.export.measure import NEW_TOKENS, PROMPT_TOKENS, TIMES, Figures, Job, in_own_process
 
-    say("original: measuring")
-    original = in_own_process(Job(source.reference, documents))
-    size = _size(source.reference)
-    rows = [_row("original", size, original, None)]
-
-    def beside(name: str, place: Path) -> None:
-        found: Figures = in_own_process(Job(str(place), documents))
-        rows.append(_row(name, _size(str(place)), found, (rows[0], original.likeliest)))
-
     with _place(wishes.out) as place:
+        planned = []
         for name in chosen:
-            say(f"{name}: writing")
             module = importlib.import_module(FORMATS[name])
             types = wishes.types if "types" in module.TAKES else ()
-            module.export(source, Wishes(to=name, out=place / name, types=types), lambda line: None)
-            for file in sorted(place.glob(f"{name}/*.gguf")) or [place / name]:
+            planned.append((module, Wishes(to=name, out=place / name, types=types)))
+            # All of them first: what is refused is not worth minutes of measuring.
+            module.require(source, planned[-1][1])
+        say("original: measuring")
+        original = in_own_process(Job(source.reference, documents))
+        rows = [_row("original", _size(source.reference), original, None)]
+
+        def beside(name: str, file: Path) -> None:
+            found: Figures = in_own_process(Job(str(file), documents))
+            rows.append(_row(name, _size(str(file)), found, (rows[0], original.likeliest)))
+
+        for module, asked in planned:
+            say(f"{asked.to}: writing")
+            module.export(source, asked, lambda line: None)
+            for file in sorted(place.glob(f"{asked.to}/*.gguf")) or [place / asked.to]:
                 say(f"{file.name}: measuring")
-                beside(name if file.is_dir() else file.stem, file)
+                beside(asked.to if file.is_dir() else file.stem, file)
     timed = (
         f"tokens/s: {NEW_TOKENS} tokens, greedy, after {PROMPT_TOKENS} of a prompt, one reply at a time, the median of "
         f"{TIMES}; load: from files that were just written or read, libraries imported; each in a process of its own, "

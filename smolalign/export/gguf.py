@@ -32,11 +32,7 @@ def export(source: Source, wishes: Wishes, say: Callable[[str], None]) -> None:
         UserError: the wishes do not fit, the model is quantized or cannot be written so, or something lies there.
         Failed: a file read back is not the model.
     """
-    files = _files(wishes)
-    for out in files.values():
-        if out.exists():
-            raise UserError(f"{out} is there already", mend="choose another --out")
-    require_unquantized(source)
+    files = require(source, wishes)
     first = next(iter(files.values()))
     name = first.stem if wishes.out and wishes.out.suffix == ".gguf" else first.parent.name
     with packaged(source, name, first.name, wishes.licence) as package:
@@ -52,6 +48,20 @@ def export(source: Source, wishes: Wishes, say: Callable[[str], None]) -> None:
                 make(file, chosen, model)
                 check(file, chosen, model, before, say)
     say(f"wrote {', '.join(map(str, files.values()))}; talk to it: smolalign chat {first}")
+
+
+def require(source: Source, wishes: Wishes) -> dict[str, Path]:
+    """The files to write, by type.
+
+    Raises:
+        UserError: the wishes do not fit, something lies there, or the model is quantized already.
+    """
+    files = _files(wishes)
+    for out in files.values():
+        if out.exists():
+            raise UserError(f"{out} is there already", mend="choose another --out")
+    require_unquantized(source)
+    return files
 
 
 def require_types(types: tuple[str, ...]) -> tuple[str, ...]:

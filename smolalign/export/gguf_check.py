@@ -12,8 +12,8 @@ from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 
 from smolalign.errors import Failed
-from smolalign.export.gguf_probe import Agreement, agreement, logits, rendered, token_ids
 from smolalign.export.gguf_write import Model, type_of
+from smolalign.export.probe import Words, deviation, difference, logits, words
 from smolalign.memory import free_memory, say_size
 
 # Of a block's largest value (with `_1`, of what its values span): how far apart two values are that it can hold.
@@ -34,25 +34,21 @@ class Original:
     """What an export is held against.
 
     Attributes:
-        texts: rendered chats.
-        ids: texts as tokens.
-        logits: of these; None where the model is too large for what is free here.
+        words: what the tokenizer makes of the probes.
+        logits: see `probe.logits`; None where the model is too large for what is free here.
         bytes_needed: to compute them.
     """
 
-    texts: list[str]
-    ids: list[list[int]]
+    words: Words
     logits: list[Any] | None
     bytes_needed: float
 
 
 def original(folder: Path, model: Model, tokenizer: Any) -> Original:
     """What the checkpoint in a folder makes of the probes. Its weights are in memory only meanwhile."""
-    ids = token_ids(tokenizer)
-    needed = sum(np.prod(tensor.shape) for tensor in model.tensors) * _BYTES_A_PARAMETER
-    if needed > free_memory():
-        return Original(rendered(tokenizer), ids, None, float(needed))
-    return Original(rendered(tokenizer), ids, _logits(model, ids, folder), float(needed))
+    made = words(tokenizer)
+    needed = float(sum(np.prod(tensor.shape) for tensor in model.tensors) * _BYTES_A_PARAMETER)
+    return Original(made, None if needed > free_memory() else _logits(made, folder), needed)
 
 
 def check(file: Path, chosen: str, model: Model, before: Original, say: Callable[[str], None]) -> None:
@@ -67,30 +63,22 @@ def check(file: Path, chosen: str, model: Model, before: Original, say: Callable
         need = f"{say_size(before.bytes_needed)} GB of memory"
         say(f"  {file.name}: weights and tokens are as they should be; logits were not compared, which takes {need}")
         return
-    found = agreement(before.logits, _logits(model, before.ids, file.parent, gguf_file=file.name))
+    found = deviation(before.logits, _logits(before.words, file.parent, gguf_file=file.name))
     if not np.isfinite(found.largest):
         raise _wrong(file, "its logits are not finite")
     if chosen == "f32" and found.largest > MOST_DIFFERENCE:
         raise _wrong(file, f"logits differ by up to {found.largest:.2g}")
-    if found.same < LEAST_SAME.get(chosen, 0):
-        raise _wrong(file, f"the first choice is the same at {found.same:.2%} of {found.places} places alone")
-    say(f"  {file.name}: {_told(found)}")
+    if found.agreement < LEAST_SAME.get(chosen, 0):
+        raise _wrong(file, f"it does not compute what the model does: {found.line()}")
+    say(f"  {file.name}: {found.line()}")
 
 
-def _told(found: Agreement) -> str:
-    ties = "" if found.decided == 1 else f" of the {found.decided:.1%} that are no near ties"
-    return (
-        f"first choice the same at {found.same:.2%} of {found.places} places{ties}, logits within {found.largest:.2g}"
-    )
-
-
-def _logits(model: Model, ids: list[list[int]], folder: Path, **options: Any) -> list[Any]:
+def _logits(made: Words, folder: Path, **options: Any) -> list[Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
     auto: Any = AutoModelForCausalLM
-    loaded = auto.from_pretrained(str(folder), dtype=torch.float32, **options).eval()
-    return logits(loaded, ids, model.sizes.context_length)
+    return logits(auto.from_pretrained(str(folder), dtype=torch.float32, **options), made.ids)
 
 
 def _check_tensors(file: Path, chosen: str, model: Model) -> None:
@@ -127,11 +115,10 @@ def _check_tokens(file: Path, model: Model, before: Original) -> None:
     vocabulary = tokenizer.get_vocab()
     if any(vocabulary.get(token) != number for number, token in enumerate(model.vocabulary.tokens)):
         raise _wrong(file, "tokens have other ids")
-    if tokenizer.chat_template != model.vocabulary.template or rendered(tokenizer) != before.texts:
-        raise _wrong(file, "its template renders chats otherwise")
-    for text, (ids, wanted) in enumerate(zip(token_ids(tokenizer), before.ids, strict=True)):
-        if ids != wanted:
-            raise _wrong(file, f"text {text} of the probes is {len(ids)} other tokens")
+    if tokenizer.chat_template != model.vocabulary.template:
+        raise _wrong(file, "it has another template than was to be written")
+    if what := difference(before.words, words(tokenizer)):
+        raise _wrong(file, f"it {what}")
 
 
 def _wrong(file: Path, what: str) -> Failed:

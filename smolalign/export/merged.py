@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from smolalign.export.package import packaged, tell
 from smolalign.export.run import Wishes
@@ -10,6 +11,15 @@ from smolalign.export.source import Source
 from smolalign.export.target import new_folder, writing
 
 TAKES = {"out", "dtype"}
+
+
+def require(source: Source, wishes: Wishes) -> Path:
+    """The folder to write.
+
+    Raises:
+        UserError: none is named, or something lies there.
+    """
+    return new_folder(wishes)
 
 
 def export(source: Source, wishes: Wishes, say: Callable[[str], None]) -> None:
@@ -20,7 +30,7 @@ def export(source: Source, wishes: Wishes, say: Callable[[str], None]) -> None:
     """
     from smolalign.export.check import allowed, read_back
 
-    out = new_folder(wishes)
+    out = require(source, wishes)
     place = out.name if out.is_absolute() else out.as_posix()
     with packaged(source, out.resolve().name, place, wishes.licence, wishes.dtype) as package:
         tell(package, source, say)

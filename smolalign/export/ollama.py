@@ -10,13 +10,13 @@ from smolalign.chat.template import DEFAULT_SYSTEM, chat_template
 from smolalign.errors import UserError
 from smolalign.export.gguf import load, make, require_types, tell
 from smolalign.export.gguf_check import check, original
-from smolalign.export.gguf_probe import CHATS, rendered
 from smolalign.export.gguf_write import Model
 from smolalign.export.ollama_template import go_template
 from smolalign.export.package import Package, packaged, require_unquantized
+from smolalign.export.probe import CHATS, rendered
 from smolalign.export.run import Wishes
 from smolalign.export.source import Source
-from smolalign.store import whole_folder
+from smolalign.export.target import new_folder, writing
 
 TAKES = {"out", "types"}
 # How tokens are drawn, by the words of Ollama and Transformers alike, and what holds where nothing is said.
@@ -34,11 +34,7 @@ def export(source: Source, wishes: Wishes, say: Callable[[str], None]) -> None:
     types = require_types(wishes.types)
     if len(types) > 1:
         raise UserError(f"--to ollama takes one type of weights, not {len(types)}", mend="run it once for each")
-    if wishes.out is None:
-        raise UserError("--to ollama needs a folder to write", mend="add --out FOLDER")
-    out = wishes.out.expanduser()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} is there already", mend="choose another --out")
+    out = new_folder(wishes)
     require_unquantized(source)
     name = out.resolve().name
     with packaged(source, name, name, wishes.licence) as package:
@@ -52,13 +48,10 @@ def export(source: Source, wishes: Wishes, say: Callable[[str], None]) -> None:
             say(f"\n{text}")
             return
         before = original(folder, model, tokenizer)
-        try:
-            with whole_folder(out.resolve()) as target:
-                make(target / file, types[0], model)
-                check(target / file, types[0], model, before, say)
-                (target / "Modelfile").write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot write there: {error.strerror or error}", where=str(out)) from None
+        with writing(out) as target:
+            make(target / file, types[0], model)
+            check(target / file, types[0], model, before, say)
+            (target / "Modelfile").write_text(text, encoding="utf-8")
     say(f"wrote {out}; hand it to Ollama: ollama create {name.lower()} -f {out / 'Modelfile'}")
 
 

@@ -23,6 +23,17 @@ LARGEST_ERROR = {"int8": 0.05, "nf4": 0.2}
 LARGEST_DEVIATION = {"int8": 0.6, "nf4": 1.2}
 
 
+def require(source: Source, wishes: Wishes) -> Path:
+    """The folder to write.
+
+    Raises:
+        UserError: none is named, something lies there, or the model is quantized already.
+    """
+    out = new_folder(wishes)
+    require_unquantized(source)
+    return out
+
+
 def export(source: Source, wishes: Wishes, say: Callable[[str], None]) -> None:
     """Write the checkpoint to a new folder, whole or not at all.
 
@@ -32,8 +43,7 @@ def export(source: Source, wishes: Wishes, say: Callable[[str], None]) -> None:
     """
     from smolalign.export.check import read_back
 
-    out = new_folder(wishes)
-    require_unquantized(source)
+    out = require(source, wishes)
     place = out.name if out.is_absolute() else out.as_posix()
     quantize = partial(write_quantized, wishes.to)
     with packaged(source, out.resolve().name, place, wishes.licence, quantize=quantize) as package:

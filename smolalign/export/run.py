@@ -11,7 +11,8 @@ from pathlib import Path
 
 from smolalign.errors import UserError
 
-# Modules, named and not imported. Each has `TAKES`, the wishes that are its own, and `export(source, wishes, say)`.
+# Modules, named and not imported. Each has `TAKES`, the wishes that are its own, and `export(source, wishes, say)`;
+# those that `--compare` measures also have `require(source, wishes)`, which refuses what it can before any is loaded.
 FORMATS = {
     "merged": "smolalign.export.merged",
     "int8": "smolalign.export.quantized",
@@ -20,6 +21,7 @@ FORMATS = {
     "gguf": "smolalign.export.gguf",
     "ollama": "smolalign.export.ollama",
 }
+COMPARED = tuple(name for name in FORMATS if name not in ("hub", "ollama"))
 # Formats that people ask for and no library writes, with why.
 NOT_TO_BE_HAD = {
     "onnx": "ONNX is not written: the last optimum-onnx, 0.1.0, works with Transformers 4 alone; see docs/export.md",
